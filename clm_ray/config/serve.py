@@ -1,0 +1,31 @@
+"""What the endpoint does; how many replicas and which address it has stands in serve_configs/."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clm_ray.config.section import Section
+
+
+class ServeConfig(Section):
+    """Behaviour of the endpoint."""
+
+    clock: Literal["wall", "log_end"] = "wall"
+    """wall: real time. log_end: time starts at the log's last event when the store is first filled, then runs on (demo data)."""
+    k: int = Field(default=10, ge=1, le=500)
+    """Items returned when the request does not say."""
+    max_candidates: int = Field(default=5000, ge=1)
+    """Most candidates a request may give."""
+    retrieve: int = Field(default=500, ge=1)
+    """Candidates retrieved from the whole catalogue when the request gives none."""
+    impression_event: str = "impression"
+    """Event type of the slates written back to the log."""
+
+
+class StoreConfig(Section):
+    """Where online state and durable logs live."""
+
+    url: str | None = None
+    """SQLAlchemy URL; None: SQLite `store.db` in the workspace."""

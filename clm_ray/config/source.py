@@ -1,0 +1,108 @@
+"""Where the log, the catalogue and the user table come from, and what their columns mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clm_ray.config.section import Section
+
+Role = Literal["positive", "negative", "context", "activity"]
+
+
+class EventTypeConfig(Section):
+    """What one event type means to the model and to the life cycle."""
+
+    roles: tuple[Role, ...]
+    """positive: a label 1. negative: a label 0. context: seen by the user tower. activity: counts as being alive."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of a target of this type in the click loss and the click metrics."""
+    value: Literal["none", "amount", "rating"] = "none"
+    """What the `value` column holds: nothing, money (log-scaled, summed as spend), or a rating (residual against its baseline)."""
+    positive_from: float | None = None
+    """With `value: rating`: a rating of at least this is positive, one below is negative."""
+
+
+class TableConfig(Section):
+    """One table of files."""
+
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Files, folders or globs; local, or any pyarrow filesystem URI (s3://, gs://, ...)."""
+    format: Literal["parquet", "csv", "jsonl"] = "parquet"
+    """File format; compressed CSV and JSONL (.gz) are recognised by their ending."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Contract column → column in the file. Columns not named keep their name."""
+    delimiter: str = ","
+    """CSV delimiter."""
+    timezone: str = "UTC"
+    """Zone of times without an offset (IANA name)."""
+    time_unit: Literal["auto", "s", "ms", "us"] = "auto"
+    """Unit of numeric times; `auto` decides by magnitude (and refuses what is ambiguous)."""
+
+
+class EventsTableConfig(TableConfig):
+    """The interaction log."""
+
+    context_columns: tuple[str, ...] = ()
+    """Columns kept in the `context` map of each event."""
+    event_type: str | None = None
+    """Event type of every row, for a log without such a column."""
+    event_type_map: dict[str, str] = Field(default_factory=dict)
+    """Raw event name → event type of this recipe. Names not listed must be event types themselves."""
+
+
+class ItemsTableConfig(TableConfig):
+    """The catalogue."""
+
+    text: str = "{item_id}"
+    """Template of the text that the encoder reads; `{column}` is replaced by the column's value."""
+    categories: tuple[str, ...] = ()
+    """Columns (scalar or list) whose values become the item's categories."""
+    numeric: tuple[str, ...] = ()
+    """Numeric columns kept with the item."""
+    separator: str = ""
+    """Splits a category column that holds several values in one string; empty: do not split."""
+
+
+class UsersTableConfig(TableConfig):
+    """The user table."""
+
+    categorical: tuple[str, ...] = ()
+    """Columns read as categories."""
+    numeric: tuple[str, ...] = ()
+    """Columns read as numbers."""
+    consent: str | None = None
+    """Boolean column: may this user be treated? None: everyone consented."""
+    timezone_column: str | None = None
+    """Column with the user's IANA time zone. None: UTC."""
+
+
+class SourceConfig(Section):
+    """What `prepare` reads."""
+
+    kind: Literal["complete_journey", "movielens_100k", "files"]
+    """Adapter: two public data sets, or your own files."""
+    path: str | None = None
+    """Folder of the public data set's files; None: the installed package (or, for MovieLens, the downloaded wheel)."""
+    events: EventsTableConfig | None = None
+    """kind `files`: the interaction log."""
+    items: ItemsTableConfig | None = None
+    """kind `files`: the catalogue; None: the items of the log, with their id as text."""
+    users: UsersTableConfig | None = None
+    """kind `files`: the user table; None: the users of the log."""
+    availability: TableConfig | None = None
+    """kind `files`: which item was on offer in which slot (`slot`, `item_id`); events name their slot in `context[slot]`."""
+    feedback: bool = True
+    """Also read the events that `jobs/compact.py` wrote back from the endpoint."""
+
+
+class CleanConfig(Section):
+    """When a row is rejected, and when too many are."""
+
+    max_rejected_share: float = Field(default=0.05, ge=0, le=1)
+    """prepare fails when a larger share of the log's rows is rejected."""
+    future_days: float = Field(default=1.0, ge=0)
+    """Events later than the clock by more than this are rejected, days."""
+    earliest: str = "1990-01-01"
+    """Events before this date are rejected."""

@@ -1,0 +1,54 @@
+"""One user's history as arrays: the only thing that features are computed from, offline and online alike.
+
+Shape letters: N events of one user, oldest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DAY_US = 86_400_000_000
+"""Microseconds per day."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Events of one user, sorted by (time, event id).
+
+    item_N: int32 rows of the item table, 0 = no item or unknown. event_N: int16 positions in the event vocabulary.
+    value_N: float32 as in the log, NaN where the log has none. time_N: int64, UTC microseconds.
+    """
+
+    item_N: NDArray[np.int32]
+    event_N: NDArray[np.int16]
+    value_N: NDArray[np.float32]
+    time_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.time_N)
+
+    def before(self, time: int) -> History:
+        """The events strictly before `time` (µs)."""
+        return self.slice(0, int(np.searchsorted(self.time_N, time, side="left")))
+
+    def tail(self, count: int) -> History:
+        """The `count` most recent events."""
+        return self.slice(max(0, len(self) - count), len(self))
+
+    def slice(self, start: int, stop: int) -> History:
+        """Events start ≤ n < stop."""
+        cut = slice(start, stop)
+        return History(self.item_N[cut], self.event_N[cut], self.value_N[cut], self.time_N[cut])
+
+    def select(self, keep_N: NDArray[np.bool_]) -> History:
+        """The events where `keep_N` is true."""
+        return History(self.item_N[keep_N], self.event_N[keep_N], self.value_N[keep_N], self.time_N[keep_N])
+
+
+EMPTY = History(
+    np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.float32), np.empty(0, np.int64)
+)
+"""The history of a user never seen."""
