@@ -1,0 +1,179 @@
+"""Life-cycle stages: who a user is at one moment, from the times of their activity alone.
+
+    prospect       no activity yet
+    churned        silent for at least `churned_days`
+    at_risk        silent for at least `at_risk_days`, not churned
+    reactivated    active, and came back after a churn less than `reactivated_days` ago
+    new            active, and the first activity is less than `new_days` ago
+    established    active otherwise
+
+The first line that fits, read downward, is the stage, so there is exactly one. Silence is the time since the last activity strictly
+before the moment asked about. Hysteresis: who comes back after a churn is watched as reactivated before being
+established again, so that one purchase does not undo a churn. The same function replays a year offline and answers online.
+
+Shape letters: N activities of one user, oldest first. Q moments asked about. G gaps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.config.lifecycle import LifecycleConfig
+from clm_ray.config.policy import STAGES, Stage
+from clm_ray.errors import ConfigError
+from clm_ray.lifecycle.windows import DAY_US
+
+FALLBACK_AT_RISK_DAYS = 28.0
+"""`at_risk_days` of a log in which nobody was ever active on two days."""
+FALLBACK_CHURNED_DAYS = 91.0
+"""`churned_days` of such a log."""
+
+CODE: dict[Stage, int] = {stage: code for code, stage in enumerate(STAGES)}
+"""Stage → its position in STAGES, which `stages_at` returns."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When stages begin and end, days. `churned_days` > `at_risk_days` > 0."""
+
+    new_days: float
+    at_risk_days: float
+    churned_days: float
+    reactivated_days: float
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ConfigError("must be positive", field=f"lifecycle.{name}", value=value, fix="give days > 0")
+        if not self.churned_days > self.at_risk_days:
+            raise ConfigError(
+                f"must be more than at_risk_days ({self.at_risk_days:g})",
+                field="lifecycle.churned_days",
+                value=self.churned_days,
+                fix="raise churned_days or lower at_risk_days",
+            )
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain data, for a release's JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Thresholds:
+        """The inverse of `to_dict`. Raises ConfigError when a key is missing, unknown or not a number of days."""
+        names = list(Thresholds.__dataclass_fields__)
+        if set(raw) != set(names):
+            raise ConfigError(
+                "does not hold the four thresholds", field="lifecycle", value=sorted(raw), fix=f"give {names}"
+            )
+        return Thresholds(**{name: float(raw[name]) for name in names})
+
+
+def active_day_gaps(activity_time_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Days between consecutive active days (UTC) of one user: int64 [G], each at least 1. What thresholds are learned from."""
+    days = np.unique(activity_time_N // DAY_US)
+    return days[1:] - days[:-1]
+
+
+def learn_thresholds(gap_days_G: NDArray[np.int64] | NDArray[np.float64], *, config: LifecycleConfig) -> Thresholds:
+    """Thresholds from the gaps between active days of all users of the training period, days.
+
+    Whoever stays away longer than the `at_risk_quantile` of all gaps is unusually late; longer than the `churned_quantile`,
+    gone. Values set in `config` win over learned ones. A learned value that does not fit the other (churned_days ≤ at_risk_days) is
+    moved: churned_days to twice at_risk_days, or at_risk_days to half a given churned_days.
+    Raises ConfigError when both are given and contradict each other.
+    """
+    gaps = np.asarray(gap_days_G, np.float64)
+    if len(gaps):
+        at_risk = float(np.quantile(gaps, config.at_risk_quantile))
+        churned = float(np.quantile(gaps, config.churned_quantile))
+    else:
+        at_risk, churned = FALLBACK_AT_RISK_DAYS, FALLBACK_CHURNED_DAYS
+    at_risk = at_risk if config.at_risk_days is None else config.at_risk_days
+    churned = churned if config.churned_days is None else config.churned_days
+    if churned <= at_risk:
+        if config.churned_days is None:
+            churned = 2 * at_risk
+        elif config.at_risk_days is None:
+            at_risk = churned / 2
+    return Thresholds(config.new_days, at_risk, churned, config.reactivated_days)
+
+
+def stages_at(
+    activity_time_N: NDArray[np.int64], time_Q: NDArray[np.int64], *, thresholds: Thresholds
+) -> NDArray[np.int8]:
+    """Stages of one user at many moments, as positions in STAGES, int8 [Q].
+
+    `activity_time_N`: µs, sorted; `time_Q`: µs, any order. The stage at t depends only on activity strictly before t.
+    """
+    code_Q = np.full(len(time_Q), CODE["prospect"], np.int8)
+    if not len(activity_time_N):
+        return code_Q
+    past_Q = np.searchsorted(activity_time_N, time_Q, side="left")
+    known_Q = past_Q > 0
+    time = np.asarray(time_Q)[known_Q]
+    last = past_Q[known_Q] - 1
+    silence = time - activity_time_N[last]
+    tenure = time - activity_time_N[0]
+    returned = _returns(activity_time_N, thresholds)[last]
+    since_return = time - activity_time_N[returned]
+    code_Q[known_Q] = np.select(
+        [
+            silence >= _us(thresholds.churned_days),
+            silence >= _us(thresholds.at_risk_days),
+            (returned >= 0) & (since_return < _us(thresholds.reactivated_days)),
+            tenure < _us(thresholds.new_days),
+        ],
+        [CODE["churned"], CODE["at_risk"], CODE["reactivated"], CODE["new"]],
+        CODE["established"],
+    )
+    return code_Q
+
+
+def stage_at(activity_time_N: NDArray[np.int64], time: int, *, thresholds: Thresholds) -> Stage:
+    """The stage of one user at one moment (µs)."""
+    return STAGES[stages_at(activity_time_N, np.array([time], np.int64), thresholds=thresholds)[0]]
+
+
+@dataclass(frozen=True)
+class StageReason:
+    """Why a user is in a stage. Days are None where there is no such moment in the user's past."""
+
+    stage: Stage
+    days_since_last: float | None
+    days_since_first: float | None
+    days_since_return: float | None
+    thresholds: Thresholds
+    text: str
+
+
+def explain_stage(activity_time_N: NDArray[np.int64], time: int, *, thresholds: Thresholds) -> StageReason:
+    """The stage of `stage_at` with the figures that decided it, and one sentence that says so."""
+    stage = stage_at(activity_time_N, time, thresholds=thresholds)
+    past_N = activity_time_N[: np.searchsorted(activity_time_N, time, side="left")]
+    if not len(past_N):
+        return StageReason(stage, None, None, None, thresholds, "no activity so far")
+    returned = int(_returns(past_N, thresholds)[-1])
+    last, first = (float(time - moment) / DAY_US for moment in (past_N[-1], past_N[0]))
+    since_return = None if returned < 0 else float(time - past_N[returned]) / DAY_US
+    text = {
+        "churned": f"silent for {last:.1f} days, churned from {thresholds.churned_days:g}",
+        "at_risk": f"silent for {last:.1f} days, at risk from {thresholds.at_risk_days:g}",
+        "reactivated": f"came back {since_return or 0:.1f} days ago, reactivated for {thresholds.reactivated_days:g}",
+        "new": f"first active {first:.1f} days ago, new for {thresholds.new_days:g}",
+        "established": f"active {last:.1f} days ago, first active {first:.1f} days ago",
+    }[stage]
+    return StageReason(stage, last, first, since_return, thresholds, text)
+
+
+def _returns(activity_time_N: NDArray[np.int64], thresholds: Thresholds) -> NDArray[np.int64]:
+    """For each activity, the position of the latest return from a churn up to and including it, or -1."""
+    came_back = np.diff(activity_time_N, prepend=activity_time_N[:1]) >= _us(thresholds.churned_days)
+    return np.maximum.accumulate(np.where(came_back, np.arange(len(activity_time_N)), -1))
+
+
+def _us(days: float) -> int:
+    return round(days * DAY_US)

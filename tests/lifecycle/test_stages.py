@@ -1,0 +1,146 @@
+"""Stages: exactly one, from the past alone, the same one by one and in bulk."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clm_ray.config.lifecycle import LifecycleConfig
+from clm_ray.config.policy import STAGES
+from clm_ray.errors import ConfigError
+from clm_ray.lifecycle.stages import (
+    Thresholds,
+    active_day_gaps,
+    explain_stage,
+    learn_thresholds,
+    stage_at,
+    stages_at,
+)
+from clm_ray.lifecycle.windows import DAY_US
+
+USUAL = Thresholds(new_days=28, at_risk_days=14, churned_days=60, reactivated_days=28)
+HALF_DAYS = st.lists(st.integers(0, 500), max_size=25).map(
+    lambda days: np.array(sorted(days), np.int64) * (DAY_US // 2)
+)
+MOMENTS = st.lists(st.integers(0, 520), min_size=1, max_size=12).map(lambda d: np.array(d, np.int64) * (DAY_US // 2))
+THRESHOLDS = st.builds(
+    lambda new, risk, more, back: Thresholds(new, risk, risk + more, back),
+    st.integers(1, 60),
+    st.integers(1, 40),
+    st.integers(1, 80),
+    st.integers(1, 60),
+)
+
+
+def literal_stage(activity: list[int], time: int, t: Thresholds) -> str:
+    """The definition, read aloud."""
+    past = [moment for moment in activity if moment < time]
+    if not past:
+        return "prospect"
+    if time - past[-1] >= t.churned_days * DAY_US:
+        return "churned"
+    if time - past[-1] >= t.at_risk_days * DAY_US:
+        return "at_risk"
+    returns = [b for a, b in pairwise(past) if b - a >= t.churned_days * DAY_US]
+    if returns and time - returns[-1] < t.reactivated_days * DAY_US:
+        return "reactivated"
+    return "new" if time - past[0] < t.new_days * DAY_US else "established"
+
+
+@given(HALF_DAYS, MOMENTS, THRESHOLDS)
+def test_vector_and_scalar_follow_the_definition(
+    activity: np.ndarray, times: np.ndarray, thresholds: Thresholds
+) -> None:
+    codes = stages_at(activity, times, thresholds=thresholds)
+    for code, time in zip(codes, times.tolist(), strict=True):
+        expected = literal_stage(activity.tolist(), time, thresholds)
+        assert STAGES[code] == stage_at(activity, time, thresholds=thresholds) == expected
+
+
+@given(HALF_DAYS, HALF_DAYS, st.integers(0, 520), THRESHOLDS)
+def test_only_the_past_counts(past: np.ndarray, future: np.ndarray, day: int, thresholds: Thresholds) -> None:
+    time = day * (DAY_US // 2)
+    before = past[past < time]
+    changed = np.sort(np.concatenate([before, future[future >= time]]))
+    assert stage_at(before, time, thresholds=thresholds) == stage_at(changed, time, thresholds=thresholds)
+
+
+def test_a_life() -> None:
+    activity = np.array([0, 20, 40, 130, 135], np.int64) * DAY_US
+    times = np.array([0, 1, 27, 30, 41, 54, 99, 100, 131, 149, 150, 163, 195], np.int64) * DAY_US
+    stages = [STAGES[code] for code in stages_at(activity, times, thresholds=USUAL)]
+    assert stages == [
+        "prospect",
+        "new",
+        "new",
+        "established",
+        "established",
+        "at_risk",
+        "at_risk",
+        "churned",
+        "reactivated",
+        "at_risk",
+        "at_risk",
+        "at_risk",
+        "churned",
+    ]
+
+
+def test_a_return_is_watched_then_established() -> None:
+    activity = np.array([0, 100, 110, 120, 130], np.int64) * DAY_US
+    assert stage_at(activity, 128 * DAY_US - 1, thresholds=USUAL) == "reactivated"
+    assert stage_at(activity, 128 * DAY_US, thresholds=USUAL) == "established"
+
+
+def test_thresholds_are_learned_from_gaps() -> None:
+    learned = learn_thresholds(np.arange(1, 101), config=LifecycleConfig())
+    assert learned.at_risk_days == pytest.approx(90.1)
+    assert learned.churned_days == pytest.approx(99.01)
+    assert learn_thresholds(np.arange(1, 101), config=LifecycleConfig(at_risk_days=5)).at_risk_days == 5
+
+
+@given(
+    st.lists(st.integers(1, 200), max_size=50),
+    st.none() | st.floats(0.1, 100),
+    st.none() | st.floats(0.1, 100),
+)
+def test_churned_is_always_after_at_risk(gaps: list[int], at_risk: float | None, churned: float | None) -> None:
+    config = LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
+    if at_risk is not None and churned is not None and churned <= at_risk:
+        with pytest.raises(ConfigError, match=r"lifecycle\.churned_days"):
+            learn_thresholds(np.array(gaps), config=config)
+        return
+    learned = learn_thresholds(np.array(gaps), config=config)
+    assert learned.churned_days > learned.at_risk_days > 0
+    assert at_risk in (None, learned.at_risk_days)
+    assert churned in (None, learned.churned_days)
+
+
+def test_gaps_are_between_active_days() -> None:
+    times = np.array([0, 5, DAY_US - 1, DAY_US, 4 * DAY_US + 7, 4 * DAY_US + 9], np.int64)
+    assert active_day_gaps(times).tolist() == [1, 3]
+    assert active_day_gaps(np.empty(0, np.int64)).tolist() == []
+
+
+def test_thresholds_survive_json() -> None:
+    assert Thresholds.from_dict(USUAL.to_dict()) == USUAL
+    with pytest.raises(ConfigError, match="four thresholds"):
+        Thresholds.from_dict({"new_days": 1.0})
+
+
+def test_the_reason_names_what_decided() -> None:
+    activity = np.array([0, 100], np.int64) * DAY_US
+    reason = explain_stage(activity, 105 * DAY_US, thresholds=USUAL)
+    assert (reason.stage, reason.days_since_last, reason.days_since_first, reason.days_since_return) == (
+        "reactivated",
+        5,
+        105,
+        5,
+    )
+    assert "came back 5.0 days ago" in reason.text
+    assert explain_stage(activity, 0, thresholds=USUAL).stage == "prospect"
+    assert "silent for 20.0 days, at risk from 14" in explain_stage(activity, 120 * DAY_US, thresholds=USUAL).text
