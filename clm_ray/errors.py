@@ -1,16 +1,19 @@
 """One tree of errors. Whatever a user can cause is a `ClmError` that names the field, its value and the fix.
 
-    ClmError
-     ├── ConfigError        a recipe key, a command-line option, a folder
-     ├── DataError          the log, the catalogue, the user table
-     │    ├── SchemaError         a column is missing or has the wrong type
-     │    └── QuarantineError     too many rows were rejected
-     ├── AssetError         a package, model weights, a digest that does not match
-     ├── TrainError         a run that cannot go on
-     ├── ReleaseError       a release is incomplete, damaged, or not there
-     ├── StoreError         the online store refuses or cannot be reached
-     └── RequestError       a request the endpoint refuses (4xx)
-          └── ConflictError       the same key with another body (409)
+ClmError
+ ├── ConfigError        a recipe key, a command-line option, a folder
+ ├── DataError          the log, the catalogue, the user table
+ │    ├── SchemaError         a column is missing or has the wrong type
+ │    └── QuarantineError     too many rows were rejected
+ ├── AssetError         a package, model weights, a digest that does not match
+ ├── TrainError         a run that cannot go on
+ ├── ReleaseError       a release is incomplete, damaged, or not there
+ ├── StoreError         the online store refuses or cannot be reached
+ ├── EndpointError      the endpoint cannot be reached, is not ready, or failed (5xx)
+ └── RequestError       a request the endpoint refuses (4xx)
+      ├── ForbiddenError      only an administrator may ask this (403)
+      ├── ConflictError       the same key with another body (409)
+      └── OverloadedError     too many requests are waiting (429)
 """
 
 from __future__ import annotations
@@ -79,16 +82,34 @@ class StoreError(ClmError):
     """The online store refuses the operation or cannot be reached."""
 
 
+class EndpointError(ClmError):
+    """The endpoint cannot be reached, is not ready, or failed; `status` is the HTTP status where it answered."""
+
+    status = 503
+
+
 class RequestError(ClmError):
     """The endpoint refuses the request; `status` is the HTTP status."""
 
     status = 422
 
 
+class ForbiddenError(RequestError):
+    """Only an administrator may ask this."""
+
+    status = 403
+
+
 class ConflictError(RequestError):
     """The same key was used before with another body."""
 
     status = 409
+
+
+class OverloadedError(RequestError):
+    """Too many requests are waiting; try again a little later."""
+
+    status = 429
 
 
 def _rebuild(kind: type[ClmError], problem: str, field: str, value: object, fix: str) -> ClmError:

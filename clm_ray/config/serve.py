@@ -22,6 +22,8 @@ class ServeConfig(Section):
     """Candidates retrieved from the whole catalogue when the request gives none."""
     impression_event: str = "impression"
     """Event type of the slates written back to the log."""
+    future_seconds: float = Field(default=300.0, ge=0)
+    """Events later than the endpoint's clock by more than this are refused, seconds."""
 
 
 class StoreConfig(Section):
