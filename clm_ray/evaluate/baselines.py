@@ -1,0 +1,198 @@
+"""What a model must beat: simple rules turned into honest probabilities.
+
+Every baseline uses only what was known at the moment: the user's events strictly before it, the item statistics of the days
+before. Its scores become probabilities by a logistic regression on training targets (with their weights and sampling
+offset), so that its log loss and calibration can be compared.
+
+Shape letters: N events of one user, P candidates, F features, R references, B hazard bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.evaluate import logistic
+from clm_ray.evaluate.dataset import Occasions
+from clm_ray.evaluate.logistic import Logistic
+from clm_ray.evaluate.sample import Sample
+from clm_ray.evaluate.text_baseline import FrozenTexts, TextLogistic, fit_text
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+from clm_ray.features.spec import FeatureSource, retention_feature_names
+from clm_ray.features.statistics import ItemStatistics, day_of
+from clm_ray.metrics import survival
+
+Floats = NDArray[np.float64]
+
+TITLES = {
+    "model": "model",
+    "popularity": "popularity",
+    "repurchase": "repurchase",
+    "means": "user and item means",
+    "text_logistic": "LR on frozen text vectors",
+    "recency": "recency only",
+    "rfm": "LR on recency, frequency, spend",
+}
+"""How methods are called in tables and pictures."""
+
+_DAYS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """The few columns that the tabular click baselines look at."""
+
+    statistics: ItemStatistics
+    vocabulary: EventVocabulary
+    prior: float
+    items: int
+    _shares: dict[int, Floats] = field(default_factory=dict)
+
+    def of(self, name: str, history: History, occasions: Occasions) -> Floats:
+        """[P, F] columns of the baseline `name`."""
+        columns: dict[str, Callable[[History, Occasions], Floats]] = {
+            "popularity": self.popularity,
+            "repurchase": self.repurchase,
+            "means": self.means,
+        }
+        return columns[name](history, occasions)
+
+    def popularity(self, history: History, occasions: Occasions) -> Floats:
+        """[P, 1] log of the item's share of all positive events up to the day before, one pseudo-event per item."""
+        item_P, day_P = occasions.item_P, day_of(occasions.time_P)
+        share_P = np.empty(len(item_P))
+        for day in np.unique(day_P):
+            at = np.flatnonzero(day_P == day)
+            few = len(at) < self.items // 4
+            share_P[at] = self._share(item_P[at], int(day)) if few else self._share_of_day(int(day))[item_P[at]]
+        return share_P[:, None]
+
+    def _share(self, item_P: NDArray[np.int32], day: int) -> Floats:
+        day_P = np.full(len(item_P), day, np.int64)
+        total = self.statistics.positives(np.zeros(1, np.int32), day_P[:1])[0] if len(item_P) else 0.0
+        return np.log(self.statistics.positives(item_P, day_P) + 1.0) - np.log(total + self.items)
+
+    def _share_of_day(self, day: int) -> Floats:
+        if day not in self._shares:
+            if len(self._shares) >= _DAYS_KEPT:
+                self._shares.pop(next(iter(self._shares)))
+            self._shares[day] = self._share(np.arange(self.items, dtype=np.int32), day)
+        return self._shares[day]
+
+    def repurchase(self, history: History, occasions: Occasions) -> Floats:
+        """[P, 3] whether and (log) how often the user took this item before the moment, then its popularity."""
+        count_P = self._count_before(history, occasions)
+        return np.column_stack([count_P > 0, np.log1p(count_P), self.popularity(history, occasions)[:, 0]])
+
+    def _count_before(self, history: History, occasions: Occasions) -> Floats:
+        taken = history.select(self.vocabulary.labels(history) == 1.0)
+        before_P = np.searchsorted(taken.time_N, occasions.time_Q, side="left")[occasions.moment_P]
+        # (item, place in time) as one sorted key: how many of an item stand before a place is one search.
+        span = len(taken) + 1
+        key_N = np.sort(taken.item_N.astype(np.int64) * span + np.arange(len(taken)))
+        first_P = occasions.item_P.astype(np.int64) * span
+        return (np.searchsorted(key_N, first_P + before_P) - np.searchsorted(key_N, first_P)).astype(np.float64)
+
+    def means(self, history: History, occasions: Occasions) -> Floats:
+        """[P, 2] log odds of the user's and of the item's share of positives, each shrunk to that of all items."""
+        day_P = day_of(occasions.time_P)
+        label_N = self.vocabulary.labels(history)
+        known = history.select(~np.isnan(label_N))
+        sum_N = np.concatenate([[0.0], np.cumsum(self.vocabulary.labels(known), dtype=np.float64)])
+        before_P = np.searchsorted(known.time_N, occasions.time_Q, side="left")[occasions.moment_P]
+        overall_P = self.statistics.like_rate(np.zeros(len(day_P), np.int32), day_P, prior=self.prior)
+        user_P = (sum_N[before_P] + self.prior * overall_P) / (before_P + self.prior)
+        item_P = self.statistics.like_rate(occasions.item_P, day_P, prior=self.prior)
+        return np.asarray(logit(np.clip(np.column_stack([user_P, item_P]), 1e-4, 1 - 1e-4)))
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """A baseline of a few columns."""
+
+    name: str
+    features: PairFeatures
+    fitted: Logistic
+
+    def probability(self, history: History, occasions: Occasions) -> NDArray[np.float32]:
+        """float32 [P]."""
+        return self.fitted.probability(self.features.of(self.name, history, occasions)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The fitted baselines. `retention`: name → one regression per hazard bin end."""
+
+    click: Mapping[str, Tabular | TextLogistic]
+    retention: Mapping[str, tuple[Logistic, ...]]
+
+    def clicks(self, history: History, occasions: Occasions) -> dict[str, NDArray[np.float32]]:
+        """P(label = 1) of each candidate by each click baseline."""
+        return {name: one.probability(history, occasions) for name, one in self.click.items()}
+
+    def active_within(self, recency_RF: Floats) -> dict[str, Floats]:
+        """[R, B] P(active again by the end of each bin) by each retention baseline, from `retention_columns`."""
+        result = {}
+        for name, fitted in self.retention.items():
+            x_RF = recency_RF[:, :1] if name == "recency" else recency_RF
+            columns = [one.probability(x_RF) for one in fitted]
+            # Horizons are fitted one by one; the chance to be back never falls with the days.
+            result[name] = np.maximum.accumulate(np.column_stack(columns), axis=1)
+        return result
+
+
+def click_baselines(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the tabular click baselines of a recipe: repurchase where items are taken again, means where they are rated."""
+    return ("popularity", "means") if recipe.impressions.negatives == "explicit" else ("popularity", "repurchase")
+
+
+def retention_columns(source: FeatureSource, history: History, time_R: NDArray[np.int64]) -> Floats:
+    """[R, F] log days since the last activity first, then tenure, active days and spend per window; as of each reference."""
+    names = retention_feature_names(source.recipe)
+    chosen = ["log_days_since_active", "log_tenure_days"]
+    for days in source.recipe.features.windows_days:
+        chosen += [f"log_active_days_{days}d", f"log_spend_{days}d"]
+    where = [names.index("user_" + name) for name in chosen]
+    return source.retention(history, time_R)[:, where].astype(np.float64)
+
+
+def fit_baselines(sample: Sample, *, features: PairFeatures, texts: FrozenTexts | None, bins: int) -> Baselines:
+    """Fit every baseline on the training sample."""
+    click: dict[str, Tabular | TextLogistic] = {}
+    for name, x_PF in sample.columns.items():
+        fitted = logistic.fit(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
+        click[name] = Tabular(name, features, fitted)
+    if texts is not None:
+        click["text_logistic"] = fit_text(
+            texts,
+            mean_MH=sample.mean_MH,
+            moment_P=sample.moment_P,
+            item_P=sample.item_P,
+            label_P=sample.label_P,
+            weight_P=sample.weight_P,
+            offset_P=sample.offset_P,
+        )
+    retention = {}
+    if len(sample.bin_R):
+        for name, width in (("recency", 1), ("rfm", sample.recency_RF.shape[1])):
+            retention[name] = tuple(_fit_horizon(sample, horizon=j, width=width) for j in range(bins))
+    return Baselines(click, retention)
+
+
+def _fit_horizon(sample: Sample, *, horizon: int, width: int) -> Logistic:
+    at = survival.outcome(sample.bin_R, seen=sample.seen_R, horizon=horizon)
+    return logistic.fit(sample.recency_RF[at.known_R, :width], label=at.active_R[at.known_R])
+
+
+def with_offset(probability_P: NDArray[np.float32], offset_P: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shift the log odds by the candidates' offset (0 where every candidate was kept)."""
+    if not offset_P.any():
+        return probability_P
+    safe_P = np.clip(probability_P.astype(np.float64), 1e-9, 1 - 1e-9)
+    return np.asarray(expit(logit(safe_P) + offset_P), np.float32)

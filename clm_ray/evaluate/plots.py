@@ -1,0 +1,144 @@
+"""The pictures of the report: reliability, ROC, learning curve, retention curve. Drawn off-screen (Agg), light and plain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from clm_ray.evaluate.baselines import TITLES
+from clm_ray.evaluate.figures import MODEL
+from clm_ray.metrics import calibration, click, survival
+
+COLOURS = {
+    "model": "#1f4e9c",
+    "popularity": "#c0504d",
+    "repurchase": "#d98a1f",
+    "means": "#d98a1f",
+    "text_logistic": "#4f8f5b",
+    "recency": "#c0504d",
+    "rfm": "#4f8f5b",
+}
+_INK, _GRID = "#333333", "#dddddd"
+_POINTS = 400
+
+Scores = Mapping[str, NDArray[np.float32]]
+
+
+def reliability(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores, bins: int, rows: str) -> None:
+    """Predicted against observed share of positives, in bins of equal mass; log axes where positives are rare."""
+    figure, axes = _figure("Reliability", f"{rows}; bins of equal mass")
+    tables = {n: calibration.reliability(label, probability=s, weight=weight, bins=bins) for n, s in scores.items()}
+    high = max((float(np.r_[t.predicted_B, t.observed_B].max(initial=0)) for t in tables.values()), default=1.0)
+    rare = high < 0.3
+    seen = [v for t in tables.values() for v in np.r_[t.predicted_B, t.observed_B] if v > 0]
+    low = min(seen, default=1e-4) / 1.5 if rare else 0.0
+    high = high * 1.5 if rare else 1.0
+    axes.plot([max(low, 0), high], [max(low, 0), high], color=_INK, linewidth=1, linestyle=":", label="perfect")
+    for name, table in tables.items():
+        _line(axes, name, table.predicted_B, table.observed_B, marker="o")
+    if rare:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlim(low or None, high)
+    axes.set_ylim(low or None, high)
+    _finish(figure, axes, path, x="predicted probability", y="observed share of positives")
+
+
+def roc(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores, rows: str) -> None:
+    """True against false positive rate, with the AUC of each method."""
+    figure, axes = _figure("ROC", rows)
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="chance (0.5)")
+    for name, score in scores.items():
+        false, true = click.roc(label, score=score, weight=weight)
+        at = np.linspace(0, 1, _POINTS)
+        area = click.auc(label, score=score, weight=weight)
+        _line(axes, name, at, np.interp(at, false, true), suffix=f" ({area:.3f})")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    _finish(figure, axes, path, x="false positive rate", y="true positive rate")
+
+
+def learning_curve(path: Path, *, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Training loss (left) and validation metrics (right) by epoch, from training.json."""
+    figure, axes = _figure("Learning curve", "training loss on the left, validation on the right")
+    number = [float(epoch["epoch"]) for epoch in epochs]
+    axes.plot(number, [epoch["train_loss"] for epoch in epochs], color=_INK, marker="o", label="training loss (left)")
+    right = axes.twinx()
+    styles = {
+        "click_auc": ("#1f4e9c", "click AUC"),
+        "click_log_loss": ("#c0504d", "click log loss"),
+        "retention_auc": ("#4f8f5b", "retention AUC"),
+    }
+    for key, (colour, title) in styles.items():
+        known = [(n, epoch[key]) for n, epoch in zip(number, epochs, strict=True) if epoch.get(key) is not None]
+        if known:
+            right.plot(*zip(*known, strict=True), color=colour, marker="s", label=f"valid {title} (right)")
+    right.spines[["top", "left"]].set_visible(False)
+    right.set_ylabel("validation metric", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles = [line for side in (axes, right) for line in side.get_lines()]
+    axes.legend(handles, [line.get_label() for line in handles], frameon=False, loc="upper center", ncols=2)
+    axes.margins(y=0.25)
+    right.margins(y=0.25)
+    _finish(figure, axes, path, x="epoch", y="training loss", legend=False)
+
+
+def retention(
+    path: Path, *, back: NDArray[Any], seen: NDArray[Any], days: Sequence[int], predicted: Mapping[str, NDArray[Any]]
+) -> None:
+    """Share active again by each day: predicted (mean over references) against observed (Kaplan-Meier).
+
+    `back`, `seen` [R] as in clm_ray.metrics.survival; `predicted`: method → [R, B].
+    """
+    figure, axes = _figure("Retention", f"{len(back):,} references; observed: Kaplan-Meier")
+    observed_B = 1 - survival.kaplan_meier(back, seen=seen, bins=len(days))
+    axes.plot(days, observed_B, color=_INK, marker="D", linewidth=1.5, linestyle="--", label="observed", zorder=3)
+    for name, within_RB in predicted.items():
+        _line(axes, name, np.array(days), within_RB.mean(0), marker="o")
+    axes.set_xscale("log")
+    axes.set_xticks(list(days), [str(day) for day in days])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _finish(figure, axes, path, x="days after the reference (log scale)", y="share of users active again")
+
+
+def _figure(title: str, subtitle: str) -> tuple[Any, Any]:
+    figure = Figure(figsize=(7.2, 5.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(f"{title}\n", loc="left", fontsize=14, fontweight="bold", color=_INK)
+    axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=10, color="#666666")
+    return figure, axes
+
+
+def _line(axes: Any, name: str, x: NDArray[Any], y: NDArray[Any], *, marker: str = "", suffix: str = "") -> None:
+    axes.plot(
+        x,
+        y,
+        color=COLOURS[name],
+        linewidth=2.4 if name == MODEL else 1.5,
+        marker=marker,
+        markersize=5,
+        label=TITLES[name] + suffix,
+        zorder=4 if name == MODEL else 2,
+    )
+
+
+def _finish(figure: Any, axes: Any, path: Path, *, x: str, y: str, legend: bool = True) -> None:
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK)
+    if legend:
+        axes.legend(frameon=False, loc="best")
+    figure.savefig(path)

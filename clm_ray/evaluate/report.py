@@ -1,0 +1,208 @@
+"""The report: one table with the model beside every baseline, then intervals and slices. Markdown that also reads well as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clm_ray.evaluate.baselines import TITLES
+from clm_ray.evaluate.figures import MODEL, ClickFigures, ClickReport, RankingFigures, RetentionFigures
+from clm_ray.metrics.bootstrap import Difference
+
+NONE = "–"
+_HIGHER, _LOWER, _NEITHER = 1, -1, 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that `evaluate` found; `clicks` None without click occasions, `retention` empty where the head is off."""
+
+    run: str
+    recipe: str
+    dataset: str
+    split: str
+    seconds: float
+    clicks: ClickReport | None
+    catalogue: Mapping[str, RankingFigures]
+    retention: Mapping[int, Mapping[str, RetentionFigures]]
+    report_days: Sequence[int]
+    ks: Sequence[int]
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One figure of every method. `better`: 1 higher, -1 lower, 0 neither."""
+
+    title: str
+    values: Mapping[str, float]
+    better: int
+
+
+def markdown(found: Evaluation) -> str:
+    """The whole report."""
+    parts = [f"# Evaluation of run `{found.run}`", _header(found), main_table(found)]
+    parts += ["Bold: best of the row. CTR: share of positives. " + _RATE_NOTE]
+    if found.clicks and found.clicks.comparison:
+        parts += ["## Model minus baseline", _comparison_table(found.clicks, k=found.ks[0])]
+        parts += ["Difference with a 95 % interval from a paired bootstrap over users (500 resamples)."]
+    if found.clicks and found.clicks.slices:
+        parts += ["## Slices", _slice_table(found.clicks)]
+    if found.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
+    pictures = ["reliability.png", "roc.png", "learning_curve.png"] + (["retention.png"] if found.retention else [])
+    parts += ["## Pictures", "\n".join(f"![{name.removesuffix('.png')}]({name})" for name in pictures)]
+    return "\n\n".join(parts) + "\n"
+
+
+_RATE_NOTE = "Accuracy, precision, recall and F1 at two thresholds: 0.5, and the observed CTR, the natural threshold when positives are rare."
+
+
+def _header(found: Evaluation) -> str:
+    lines = [f"Recipe `{found.recipe}`, dataset `{found.dataset}`, untouched {found.split} split."]
+    if found.clicks:
+        c = found.clicks
+        rate = c.positives / c.rows if c.rows else math.nan
+        lines.append(
+            f"Click: {c.rows:,} candidates on {c.occasions:,} occasions of {c.users:,} users, "
+            f"{c.positives:,} positive ({rate:.2%})."
+        )
+        if c.ranking:
+            lines.append(f"Ranking of the candidates shown: {c.ranking[MODEL].occasions:,} occasions with a positive.")
+    if found.catalogue:
+        lines.append(f"Ranking of the whole catalogue: {found.catalogue[MODEL].occasions:,} occasions.")
+    for days, methods in found.retention.items():
+        if days in found.report_days:
+            one = methods[MODEL]
+            lines.append(f"Retention, {days} days: {one.rows:,} references, {one.observed:.1%} active again.")
+    return "\n".join(lines)
+
+
+def main_table(found: Evaluation) -> str:
+    """Metrics down, methods across."""
+    rows: list[_Row] = []
+    if found.clicks:
+        rows += _click_rows(found.clicks.methods)
+        rows += _ranking_rows(found.clicks.ranking, ks=found.ks, of="shown")
+    rows += _ranking_rows(found.catalogue, ks=found.ks, of="catalogue")
+    for days in found.report_days:
+        if days in found.retention:
+            rows += _retention_rows(found.retention[days], days=days)
+    methods = [name for name in TITLES if any(name in row.values for row in rows)]
+    lines = [["metric", *(TITLES[name] for name in methods)]]
+    lines += [[row.title, *_cells(row, methods)] for row in rows]
+    return _table(lines)
+
+
+def _click_rows(methods: Mapping[str, ClickFigures]) -> list[_Row]:
+    def row(title: str, better: int, pick: Callable[[ClickFigures], float]) -> _Row:
+        return _Row(f"click: {title}", {name: pick(one) for name, one in methods.items()}, better)
+
+    rate = next(iter(methods.values())).observed_ctr if methods else math.nan
+    users = next(iter(methods.values())).gauc.users if methods else 0
+    rows = [
+        row("AUC", _HIGHER, lambda m: m.auc),
+        row("log loss", _LOWER, lambda m: m.log_loss),
+        row(f"GAUC ({users:,} users)", _HIGHER, lambda m: m.gauc.value),
+        row("average precision", _HIGHER, lambda m: m.average_precision),
+        row("Brier", _LOWER, lambda m: m.brier),
+        row("ECE", _LOWER, lambda m: m.ece),
+        row("predicted CTR", _NEITHER, lambda m: m.predicted_ctr),
+        row("observed CTR", _NEITHER, lambda m: m.observed_ctr),
+    ]
+    for at, title in (("at_half", "0.5"), ("at_base_rate", f"{rate:.3g}")):
+        for figure in ("accuracy", "precision", "recall", "f1"):
+            name = "F1" if figure == "f1" else figure
+            rows.append(row(f"{name} at {title}", _HIGHER, lambda m, at=at, f=figure: getattr(getattr(m, at), f)))  # type: ignore[misc]
+    return rows
+
+
+def _ranking_rows(methods: Mapping[str, RankingFigures], *, ks: Sequence[int], of: str) -> list[_Row]:
+    rows = []
+    for title, field in (("NDCG", "ndcg"), ("Recall", "recall"), ("hit rate", "hit_rate")):
+        for k in ks:
+            values = {name: getattr(one, field)[k] for name, one in methods.items()}
+            rows.append(_Row(f"{of}: {title}@{k}", values, _HIGHER))
+    rows.append(_Row(f"{of}: MRR", {name: one.mrr for name, one in methods.items()}, _HIGHER))
+    for title, field in (
+        ("coverage", "coverage"),
+        ("diversity (text)", "vector_diversity"),
+        ("diversity (category)", "category_diversity"),
+    ):
+        for k in ks[:1]:
+            values = {name: getattr(one, field)[k] for name, one in methods.items() if getattr(one, field)}
+            rows.append(_Row(f"{of}: {title}@{k}", values, _NEITHER))
+    return [row for row in rows if row.values]
+
+
+def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> list[_Row]:
+    figures = (
+        ("AUC", "auc", _HIGHER),
+        ("log loss", "log_loss", _LOWER),
+        ("Brier", "brier", _LOWER),
+        ("ECE", "ece", _LOWER),
+        ("predicted share active", "predicted", _NEITHER),
+        ("observed share active", "observed", _NEITHER),
+    )
+    return [
+        _Row(f"active in {days} d: {title}", {name: getattr(one, field) for name, one in methods.items()}, better)
+        for title, field, better in figures
+    ]
+
+
+def _cells(row: _Row, methods: Sequence[str]) -> list[str]:
+    known = {name: round(value, 4) for name, value in row.values.items() if not math.isnan(value)}
+    best = None
+    if row.better and len(known) > 1:
+        best = max(known.values()) if row.better > 0 else min(known.values())
+    cells = []
+    for name in methods:
+        text = number(row.values.get(name, math.nan))
+        cells.append(f"**{text}**" if best is not None and known.get(name) == best else text)
+    return cells
+
+
+def number(value: float) -> str:
+    """Four decimals; a dash where the figure is not defined or not computed."""
+    return NONE if math.isnan(value) else f"{value:.4f}"
+
+
+def _comparison_table(clicks: ClickReport, *, k: int) -> str:
+    lines = [["model minus", "AUC", "log loss", f"NDCG@{k}"]]
+    for name, one in clicks.comparison.items():
+        lines.append([TITLES[name], *(_interval(d) for d in (one.auc, one.log_loss, one.ndcg))])
+    return _table(lines)
+
+
+def _interval(d: Difference) -> str:
+    if math.isnan(d.estimate):
+        return NONE
+    return f"{d.estimate:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+
+
+def _slice_table(clicks: ClickReport) -> str:
+    methods = list(clicks.methods)
+    lines = [
+        ["slice", "rows", "positives", *(f"{figure}, {TITLES[m]}" for figure in ("AUC", "log loss") for m in methods)]
+    ]
+    for one in clicks.slices:
+        values = [*(number(one.auc[m]) for m in methods), *(number(one.log_loss[m]) for m in methods)]
+        lines.append([one.name, f"{one.rows:,}", f"{one.positives:,}", *values])
+    return _table(lines)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with padded cells; the first column to the left, the others to the right."""
+    width = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+
+    def join(cells: Sequence[Any]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    padded = [
+        join([cell.ljust(width[c]) if c == 0 else cell.rjust(width[c]) for c, cell in enumerate(line)])
+        for line in lines
+    ]
+    rule = join([("-" * width[c]) if c == 0 else "-" * (width[c] - 1) + ":" for c in range(len(width))])
+    return "\n".join([padded[0], rule, *padded[1:]])

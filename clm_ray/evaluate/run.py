@@ -1,0 +1,231 @@
+"""`evaluate`: score the untouched test split of a dataset with a trained run, compare with baselines, write the report.
+
+evaluations/NAME/
+  metrics.json  report.md  reliability.png  roc.png  learning_curve.png  retention.png
+  predictions.parquet            every shown candidate: split, user, item, timestamp, label, weight, probability, baselines, slices
+  catalogue_predictions.parquet  whole-catalogue lists by method, and where the taken items stand
+  retention_predictions.parquet  every reference at every horizon: user, timestamp, horizon_days, outcome, censored, probability
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.config.workspace import Workspace
+from clm_ray.errors import ConfigError, DataError
+from clm_ray.evaluate import plots
+from clm_ray.evaluate.baselines import Baselines, fit_baselines
+from clm_ray.evaluate.dataset import Dataset
+from clm_ray.evaluate.figures import (
+    CLICK_BASELINES,
+    MODEL,
+    RETENTION_BASELINES,
+    catalogue_report,
+    click_report,
+    codes,
+    plain,
+    retention_report,
+)
+from clm_ray.evaluate.report import Evaluation, main_table, markdown
+from clm_ray.evaluate.sampling import draw_sample, frozen_texts, pair_features
+from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
+from clm_ray.evaluate.text_baseline import VECTORS
+from clm_ray.model.inference import Scorer
+from clm_ray.schema import SPLITS, TEST
+
+FILES = dict(
+    zip(PARTS, ("predictions.parquet", "catalogue_predictions.parquet", "retention_predictions.parquet"), strict=True)
+)
+_ROW_GROUP = 1 << 18
+_SEED = 0
+
+Say = Callable[[str], None]
+
+
+def evaluate(
+    workspace: Workspace,
+    *,
+    run: str,
+    recipe: Recipe,
+    say: Say = print,
+    open_scorer: OpenScorer = Scorer.open,
+) -> Evaluation:
+    """Evaluate `run` on the current dataset of the workspace; needs a running Ray. Prints the table through `say`.
+
+    Of `recipe` only the section `evaluate` is used; data and model keep the recipe they were made with.
+    Raises ConfigError where dataset or run are missing or do not belong together, DataError where the test split is empty.
+    """
+    started = time.monotonic()
+    dataset, model = _open(workspace, run=run)
+    folder = workspace.evaluations / run
+    parts = folder / ".parts"
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    try:
+        baselines, notes = _baselines(dataset, model=model, parts=parts, recipe=recipe, say=say)
+        plan = ScoringPlan(dataset.folder, model, parts, recipe.evaluate, baselines, open_scorer)
+        score_test(plan, buckets=dataset.buckets, say=say)
+        tables = {name: _collect(name, parts, folder, dataset) for name in PARTS}
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+    if all(table is None for table in tables.values()):
+        raise DataError(
+            "the test split is empty", field="split", value=dataset.folder.name, fix="prepare with split.refit=false"
+        )
+    say("computing the figures")
+    found = _figures(tables, dataset=dataset, model=model, run=run, recipe=recipe, notes=notes, started=started)
+    _draw(folder, tables, dataset=dataset, model=model, bins=recipe.evaluate.calibration_bins)
+    (folder / "metrics.json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(found), encoding="utf-8")
+    say(main_table(found))
+    say(f"report: {folder / 'report.md'}")
+    return found
+
+
+def _open(workspace: Workspace, *, run: str) -> tuple[Dataset, Path]:
+    model = workspace.runs / run / "model"
+    if not (model / "items.parquet").is_file():
+        known = sorted(path.parent.name for path in workspace.runs.glob("*/model")) if workspace.runs.is_dir() else []
+        raise ConfigError(
+            "no trained model", field="--run", value=run, fix=f"run jobs/train.py first; runs here: {known}"
+        )
+    dataset = Dataset.open(workspace.current("datasets"))
+    if not pq.read_table(model / "items.parquet", columns=["item_id"]).equals(dataset.items.select(["item_id"])):
+        raise ConfigError(
+            f"the run was trained on another catalogue than dataset {dataset.folder.name} has",
+            field="--run",
+            value=run,
+            fix="train again on the current dataset",
+        )
+    return dataset, model
+
+
+def _baselines(
+    dataset: Dataset, *, model: Path, parts: Path, recipe: Recipe, say: Say
+) -> tuple[Baselines, tuple[str, ...]]:
+    if not recipe.evaluate.baselines:
+        return Baselines({}, {}), ("Baselines were switched off (evaluate.baselines).",)
+    targets = dataset.training_targets()
+    share = min(1.0, recipe.evaluate.baseline_rows / max(1, targets))
+    say(f"baselines: sampling {share:.1%} of {targets:,} training targets")
+    sample = draw_sample(dataset.folder, model=model, parts=parts, share=share, seed=_SEED, buckets=dataset.buckets)
+    say(f"baselines: fitting on {len(sample.label_P):,} targets and {len(sample.bin_R):,} retention references")
+    texts = frozen_texts(dataset, model)
+    fitted = fit_baselines(
+        sample, features=pair_features(dataset), texts=texts, bins=len(dataset.recipe.retention.bin_ends)
+    )
+    notes = [
+        f"Baselines were fitted on {len(sample.label_P):,} of {targets:,} training targets, by moments drawn at random."
+    ]
+    if texts is None:
+        notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")
+    return fitted, tuple(notes)
+
+
+def _collect(name: str, parts: Path, folder: Path, dataset: Dataset) -> pa.Table | None:
+    """Join the part files of one kind, number the occasions, name the items, write the Parquet file."""
+    (folder / FILES[name]).unlink(missing_ok=True)
+    paths = sorted(parts.glob(f"{name}-part-*.parquet"))
+    if not paths:
+        return None
+    table = pa.concat_tables([pq.read_table(path) for path in paths]).unify_dictionaries()
+    split = pa.DictionaryArray.from_arrays(pa.array(np.zeros(table.num_rows, np.int8)), pa.array([SPLITS[TEST]]))
+    table = table.add_column(0, "split", split)
+    if "item_row" in table.column_names:
+        ids = dataset.items.column("item_id").combine_chunks()
+        item = pa.DictionaryArray.from_arrays(pa.array(table.column("item_row").to_numpy()), ids)
+        table = table.add_column(2, "item", item)
+        table = table.append_column("occasion", pa.array(_occasions(table), pa.int32()))
+    pq.write_table(table, folder / FILES[name], compression="zstd", row_group_size=_ROW_GROUP)
+    return table
+
+
+def _occasions(table: pa.Table) -> NDArray[np.int64]:
+    """A number per (user, timestamp)."""
+    time_P = table.column("timestamp").cast(pa.int64()).to_numpy()
+    _, moment_P = np.unique(time_P, return_inverse=True)
+    pair_P = codes(table.column("user")) * (int(moment_P.max()) + 1) + moment_P
+    return np.unique(pair_P, return_inverse=True)[1]
+
+
+def _figures(
+    tables: dict[str, pa.Table | None],
+    *,
+    dataset: Dataset,
+    model: Path,
+    run: str,
+    recipe: Recipe,
+    notes: tuple[str, ...],
+    started: float,
+) -> Evaluation:
+    config = recipe.evaluate
+    clicks, lists, retention = (tables[name] for name in PARTS)
+    report = click_report(clicks, config=config, seed=_SEED) if clicks is not None else None
+    catalogue = {}
+    if lists is not None:
+        catalogue = catalogue_report(
+            lists,
+            ks=config.ks,
+            vectors=_vectors(model),
+            categories=dataset.items.column("categories").to_pylist(),
+        )
+    more = [f"Probability correction: {dataset.manifest['probability_correction']}."]
+    if not dataset.recipe.retention.enabled:
+        more.append(f"No retention figures: {dataset.recipe.retention.reason_off or 'the head is off'}.")
+    return Evaluation(
+        run=run,
+        recipe=dataset.recipe.name,
+        dataset=dataset.folder.name,
+        split=SPLITS[TEST],
+        seconds=round(time.monotonic() - started, 1),
+        clicks=report,
+        catalogue=catalogue,
+        retention=retention_report(retention, bins=config.calibration_bins) if retention is not None else {},
+        report_days=dataset.recipe.retention.report_days,
+        ks=config.ks,
+        notes=(*notes, *more),
+    )
+
+
+def _vectors(model: Path) -> NDArray[np.float32]:
+    """Vectors for the diversity of lists: the pretrained encoder's, which favour no method; without texts the model's own."""
+    if (model / VECTORS).is_file():
+        from clm_ray.evaluate.text_baseline import ROWS
+
+        return np.asarray(np.load(model / VECTORS)[np.load(model / ROWS)], np.float32)
+    return np.asarray(np.load(model / "item_vectors.npy"), np.float32)
+
+
+def _draw(folder: Path, tables: dict[str, pa.Table | None], *, dataset: Dataset, model: Path, bins: int) -> None:
+    clicks, _, retention = (tables[name] for name in PARTS)
+    if clicks is not None:
+        names = [name for name in CLICK_BASELINES if name in clicks.column_names]
+        scores = {MODEL: clicks.column("probability").to_numpy()} | {n: clicks.column(n).to_numpy() for n in names}
+        label, weight = clicks.column("label").to_numpy(), clicks.column("weight").to_numpy()
+        rows = f"{len(label):,} candidates of the test split"
+        plots.reliability(folder / "reliability.png", label=label, weight=weight, scores=scores, bins=bins, rows=rows)
+        plots.roc(folder / "roc.png", label=label, weight=weight, scores=scores, rows=rows)
+    if retention is not None:
+        days = dataset.recipe.retention.bin_ends
+        table = retention.select([c for c in ("probability", *RETENTION_BASELINES) if c in retention.column_names])
+        predicted = {
+            MODEL if name == "probability" else name: table.column(name).to_numpy().reshape(-1, len(days))
+            for name in table.column_names
+        }
+        back, seen = (retention.column(c).to_numpy()[:: len(days)] for c in ("bin", "seen_bins"))
+        plots.retention(folder / "retention.png", back=back, seen=seen, days=days, predicted=predicted)
+    log = model / "training.json"
+    epochs: list[dict[str, Any]] = json.loads(log.read_text(encoding="utf-8"))["epochs"] if log.is_file() else []
+    if epochs:
+        plots.learning_curve(folder / "learning_curve.png", epochs=epochs)
