@@ -1,0 +1,93 @@
+"""The statements behind booking retention decisions and logging slates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, select, tuple_
+
+from clm_ray.config.policy import NO_ACTION
+from clm_ray.errors import StoreError
+from clm_ray.store import ledger
+from clm_ray.store.engine import chunks, insert
+from clm_ray.store.records import RetentionDecision, ServedSlate
+from clm_ray.store.tables import RESERVATIONS, RETENTION_DECISIONS, SERVED_SLATES
+
+
+def book(connection: Connection, decisions: Sequence[RetentionDecision]) -> list[RetentionDecision]:
+    """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored."""
+    for decision in decisions:
+        row = {
+            "action_id": decision.action_id,
+            "user_id": decision.user_id,
+            "epoch": decision.epoch,
+            "time": decision.time,
+            "action": decision.action,
+            "record": decision.to_json(),
+        }
+        if connection.execute(insert(RETENTION_DECISIONS).values(row).on_conflict_do_nothing()).rowcount:
+            _settle(connection, decision)
+    stored = decisions_of(connection, [(d.user_id, d.epoch) for d in decisions])
+    return [stored[d.user_id, d.epoch] for d in decisions]
+
+
+def decisions_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
+    """The stored decisions among these (user, epoch)."""
+    found = {}
+    of = RETENTION_DECISIONS.c
+    for part in chunks(dict.fromkeys(keys)):
+        query = select(of.user_id, of.epoch, of.record).where(tuple_(of.user_id, of.epoch).in_(part))
+        for row in connection.execute(query):
+            found[row.user_id, row.epoch] = RetentionDecision.from_json(row.record)
+    return found
+
+
+def last_actions(connection: Connection, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """User → action → when it was last decided (µs); `none` is left out, and so are users without any."""
+    last: dict[str, dict[str, int]] = defaultdict(dict)
+    of = RETENTION_DECISIONS.c
+    for part in chunks(dict.fromkeys(user_ids)):
+        query = select(of.user_id, of.action, func.max(of.time).label("time")).group_by(of.user_id, of.action)
+        for row in connection.execute(query.where(of.user_id.in_(part), of.action != NO_ACTION)):
+            last[row.user_id][row.action] = row.time
+    return dict(last)
+
+
+def log_slates(connection: Connection, slates: Sequence[ServedSlate]) -> None:
+    """Insert each slate unless its decision_id is there already."""
+    rows = [
+        {
+            "decision_id": s.decision_id,
+            "user_id": s.user_id,
+            "time": s.time,
+            "action_id": s.action_id,
+            "record": s.to_json(),
+        }
+        for s in slates
+    ]
+    if rows:
+        connection.execute(insert(SERVED_SLATES).on_conflict_do_nothing(index_elements=["decision_id"]), rows)
+
+
+def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, ServedSlate]:
+    """The logged slates among these decision ids."""
+    found = {}
+    of = SERVED_SLATES.c
+    for part in chunks(dict.fromkeys(decision_ids)):
+        for row in connection.execute(select(of.decision_id, of.record).where(of.decision_id.in_(part))):
+            found[row.decision_id] = ServedSlate.from_json(row.record)
+    return found
+
+
+def _settle(connection: Connection, decision: RetentionDecision) -> None:
+    query = select(RESERVATIONS.c.key).where(RESERVATIONS.c.key == decision.action_id)
+    if connection.execute(query).one_or_none() is not None:
+        ledger.settle(connection, decision.action_id, amount=decision.cost)
+    elif decision.cost > 0:
+        raise StoreError(
+            "a decision that costs something needs a reservation under its action_id",
+            field="decision.cost",
+            value=decision.cost,
+            fix="reserve before booking",
+        )

@@ -1,0 +1,109 @@
+"""Events in, histories out: the statements behind `Store.append_events`, `Store.histories` and the loading of bases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import orjson
+from sqlalchemy import Connection, Row, delete, select
+
+from clm_ray.store.engine import chunks, insert
+from clm_ray.store.history import StoredHistory, empty_history, merge, unpack, unpack_ids
+from clm_ray.store.records import StoredEvent, Verdict
+from clm_ray.store.tables import EVENTS, HISTORY_BASE
+
+
+def ids_in_base(connection: Connection, events: Sequence[StoredEvent]) -> set[str]:
+    """The ids among `events` that the base of the event's own user has already."""
+    asked: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        asked[event.user_id].add(event.event_id)
+    known: set[str] = set()
+    for user_id, payload in _payloads(connection, list(asked)).items():
+        known |= asked[user_id].intersection(unpack_ids(payload, user_id=user_id))
+    return known
+
+
+def append(
+    connection: Connection, events: Sequence[StoredEvent], *, known: set[str], received_at: int
+) -> list[Verdict]:
+    """Insert what is new, in the order given; `known` ids are duplicates. One verdict per event."""
+    rows: dict[str, dict[str, object]] = {}
+    first: dict[str, int] = {}
+    for place, event in enumerate(events):
+        if event.event_id in known or event.event_id in rows:
+            continue
+        first[event.event_id] = place
+        rows[event.event_id] = {
+            "event_id": event.event_id,
+            "user_id": event.user_id,
+            "timestamp": event.timestamp,
+            "received_at": received_at,
+            "item_id": event.item_id,
+            "event_type": event.event_type,
+            "value": event.value,
+            "decision_id": event.decision_id,
+            "context": orjson.dumps(dict(event.context)).decode(),
+        }
+    accepted: set[int] = set()
+    if rows:
+        statement = insert(EVENTS).on_conflict_do_nothing(index_elements=["event_id"]).returning(EVENTS.c.event_id)
+        inserted = connection.execute(statement, list(rows.values())).scalars()
+        accepted = {first[event_id] for event_id in inserted}
+    return [Verdict.ACCEPTED if place in accepted else Verdict.DUPLICATE for place in range(len(events))]
+
+
+def histories(connection: Connection, user_ids: Sequence[str]) -> dict[str, StoredHistory]:
+    """Base and events of each user merged; a user never seen has an empty history."""
+    live: dict[str, list[StoredEvent]] = defaultdict(list)
+    for part in chunks(dict.fromkeys(user_ids)):
+        for row in connection.execute(select(EVENTS).where(EVENTS.c.user_id.in_(part))):
+            live[row.user_id].append(event_of(row))
+    payloads = _payloads(connection, user_ids)
+    result = {}
+    for user_id in dict.fromkeys(user_ids):
+        payload = payloads.get(user_id)
+        history = empty_history(user_id) if payload is None else unpack(payload, user_id=user_id)
+        if user_id in live:
+            ids = [] if payload is None else unpack_ids(payload, user_id=user_id)
+            history = merge(history, ids, live[user_id])
+        result[user_id] = history
+    return result
+
+
+def event_of(row: Row[tuple[object, ...]]) -> StoredEvent:
+    """A row of EVENTS as a value."""
+    return StoredEvent(
+        event_id=row.event_id,
+        user_id=row.user_id,
+        event_type=row.event_type,
+        timestamp=row.timestamp,
+        item_id=row.item_id,
+        value=row.value,
+        decision_id=row.decision_id,
+        context=orjson.loads(row.context),
+    )
+
+
+def replace_bases(connection: Connection, bases: Iterable[tuple[str, int, bytes]], *, dataset: str) -> int:
+    """Write (user id, last time, payload) over what these users had. Returns how many."""
+    rows = [{"user_id": user, "dataset": dataset, "upto": upto, "payload": payload} for user, upto, payload in bases]
+    if rows:
+        statement = insert(HISTORY_BASE)
+        new = {name: statement.excluded[name] for name in ("dataset", "upto", "payload")}
+        connection.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=new), rows)
+    return len(rows)
+
+
+def drop_other_bases(connection: Connection, *, dataset: str) -> None:
+    """Forget the bases of users that `dataset` no longer holds."""
+    connection.execute(delete(HISTORY_BASE).where(HISTORY_BASE.c.dataset != dataset))
+
+
+def _payloads(connection: Connection, user_ids: Sequence[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for part in chunks(dict.fromkeys(user_ids)):
+        query = select(HISTORY_BASE.c.user_id, HISTORY_BASE.c.payload).where(HISTORY_BASE.c.user_id.in_(part))
+        found.update((row.user_id, row.payload) for row in connection.execute(query))
+    return found

@@ -1,0 +1,149 @@
+"""What the store keeps, as values.
+
+Two ids, not to be mixed up: every answer of the endpoint has its own **decision_id** (a `ServedSlate`); that is the id which clients
+quote in their events. A slate refers by **action_id** to the `RetentionDecision` that was in force, of which there is one per user
+and epoch: many slates can carry the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from clm_ray.config.policy import Stage
+
+
+class Verdict(StrEnum):
+    """What became of an event: `accepted` is durable, `duplicate` was there before (by event id, whatever else it says)."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One event of the log, as `schema.EVENTS` has it. `timestamp`: UTC µs."""
+
+    event_id: str
+    user_id: str
+    event_type: str
+    timestamp: int
+    item_id: str | None = None
+    value: float | None = None
+    decision_id: str | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UserOverlay:
+    """What a user told us after the dataset was made; None: nothing, the dataset's user table holds."""
+
+    user_id: str
+    consent: bool | None = None
+    timezone: str | None = None
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """An action that was excluded, by which rule, and why."""
+
+    action: str
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetentionDecision:
+    """One retention decision of one user and epoch, complete enough to be replayed and explained.
+
+    feasible, probabilities: the final, masked distribution, marginal over the uniform slice; propensity: that of `action`.
+    cost: what stays reserved for the action, in the recipe's currency. stage, consent, last_taken (action → µs): what the rules saw;
+    features_digest: of what the policy saw. overrides: edits of the action after the draw, in words; none without a record.
+    """
+
+    action_id: str
+    user_id: str
+    epoch: int
+    epoch_start: int
+    time: int
+    policy_version: str
+    release_id: str
+    stage: Stage
+    consent: bool
+    last_taken: Mapping[str, int]
+    holdout: bool
+    feasible: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    action: str
+    propensity: float
+    cost: float
+    masks: tuple[MaskRecord, ...]
+    features_digest: str
+    outcome_due: int
+    overrides: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS).decode()
+
+    @staticmethod
+    def from_json(text: str) -> RetentionDecision:
+        """The inverse of `to_json`."""
+        raw: dict[str, Any] = orjson.loads(text)
+        for name in ("feasible", "probabilities", "overrides"):
+            raw[name] = tuple(raw[name])
+        raw["masks"] = tuple(MaskRecord(**mask) for mask in raw["masks"])
+        return RetentionDecision(**raw)
+
+
+@dataclass(frozen=True)
+class ServedSlate:
+    """One answer of the endpoint: what was shown to whom, under which decision_id.
+
+    items: as shown, best place first (position = place in the tuple); probabilities: the click probability of each as served.
+    action_id: the retention decision in force, None when there was none. degraded: why the answer was degraded, "" when it was not.
+    context: goes into the impression event that compaction writes.
+    """
+
+    decision_id: str
+    user_id: str
+    time: int
+    release_id: str
+    items: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    action_id: str | None = None
+    degraded: str = ""
+    context: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS).decode()
+
+    @staticmethod
+    def from_json(text: str) -> ServedSlate:
+        """The inverse of `to_json`."""
+        raw: dict[str, Any] = orjson.loads(text)
+        for name in ("items", "probabilities"):
+            raw[name] = tuple(raw[name])
+        return ServedSlate(**raw)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Money asked for under a key that is used once (the decision's action_id); amount in the recipe's currency."""
+
+    key: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The ledger's state, in millionths of the recipe's currency so that it is exact. reserved + spent ≤ cap, always."""
+
+    cap: int
+    reserved: int
+    spent: int

@@ -1,0 +1,21 @@
+"""What is set once per store, as text by key."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from clm_ray.store.engine import insert
+from clm_ray.store.tables import SETTINGS
+
+
+def get_setting(connection: Connection, key: str) -> str | None:
+    """A setting's text, None where it was never set."""
+    return connection.execute(select(SETTINGS.c.value).where(SETTINGS.c.key == key)).scalar_one_or_none()
+
+
+def put_setting(connection: Connection, key: str, value: str) -> None:
+    """Set or replace a setting."""
+    statement = insert(SETTINGS).values(key=key, value=value)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
+    )

@@ -1,0 +1,116 @@
+"""The tables of the online store, the same on every backend.
+
+    settings              what is set once per store: schema, clock offset, loaded dataset, compaction watermark
+    history_base          one compacted history per user, replaced whenever a dataset is loaded
+    events                what came in since, append-only
+    users                 what users told us themselves, over the dataset's user table
+    retention_decisions   one per user and epoch
+    served_slates         one per answer of the endpoint; refers to the retention decision that was in force
+    budgets, reservations the ledger, in millionths of the currency so that sums are exact
+
+Times are UTC microseconds. `seq` is the order in which rows were committed, never reused, and is what compaction counts by.
+SQLite has one writer at a time, so commits follow `seq`; a backend with concurrent writers has to hold one lock while it appends.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+METADATA = MetaData()
+
+_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+
+SETTINGS = Table("settings", METADATA, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
+
+HISTORY_BASE = Table(
+    "history_base",
+    METADATA,
+    Column("user_id", String, primary_key=True),
+    Column("dataset", String, nullable=False),
+    Column("upto", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("event_id", String, nullable=False, unique=True),
+    Column("user_id", String, nullable=False),
+    Column("timestamp", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("item_id", String),
+    Column("event_type", String, nullable=False),
+    Column("value", Double),
+    Column("decision_id", String),
+    Column("context", Text, nullable=False),
+    Index("events_of_user", "user_id", "timestamp"),
+    sqlite_autoincrement=True,
+)
+
+USERS = Table(
+    "users",
+    METADATA,
+    Column("user_id", String, primary_key=True),
+    Column("consent", Boolean),
+    Column("timezone", String),
+)
+
+RETENTION_DECISIONS = Table(
+    "retention_decisions",
+    METADATA,
+    Column("action_id", String, primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("action", String, nullable=False),
+    Column("record", Text, nullable=False),
+    UniqueConstraint("user_id", "epoch", name="one_decision_per_user_and_epoch"),
+)
+
+SERVED_SLATES = Table(
+    "served_slates",
+    METADATA,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("decision_id", String, nullable=False, unique=True),
+    Column("user_id", String, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("action_id", String, ForeignKey("retention_decisions.action_id")),
+    Column("record", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+BUDGETS = Table(
+    "budgets",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("cap", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    CheckConstraint("reserved >= 0 AND spent >= 0 AND reserved + spent <= cap", name="never_overspent"),
+)
+
+RESERVATIONS = Table(
+    "reservations",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("budget", String, ForeignKey("budgets.name"), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("spent", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+)
