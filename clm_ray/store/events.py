@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
-from sqlalchemy import Connection, Row, delete, select
+from sqlalchemy import Connection, delete, select
 
 from clm_ray.store.engine import chunks, insert
-from clm_ray.store.history import StoredHistory, empty_history, merge, unpack, unpack_ids
+from clm_ray.store.history import NewEvent, StoredHistory, empty_history, merge, unpack, unpack_ids
 from clm_ray.store.records import StoredEvent, Verdict
 from clm_ray.store.tables import EVENTS, HISTORY_BASE
 
@@ -54,12 +54,18 @@ def append(
     return [Verdict.ACCEPTED if place in accepted else Verdict.DUPLICATE for place in range(len(events))]
 
 
-def histories(connection: Connection, user_ids: Sequence[str]) -> dict[str, StoredHistory]:
-    """Base and events of each user merged; a user never seen has an empty history."""
-    live: dict[str, list[StoredEvent]] = defaultdict(list)
+def histories(
+    connection: Connection, user_ids: Sequence[str], *, recent: Mapping[str, Sequence[StoredEvent]]
+) -> dict[str, StoredHistory]:
+    """Base, events and `recent` of each user merged, each id once; a user never seen has an empty history."""
+    live: dict[str, list[NewEvent | StoredEvent]] = defaultdict(list)
+    of = EVENTS.c
     for part in chunks(dict.fromkeys(user_ids)):
-        for row in connection.execute(select(EVENTS).where(EVENTS.c.user_id.in_(part))):
-            live[row.user_id].append(event_of(row))
+        query = select(of.user_id, of.event_id, of.timestamp, of.item_id, of.event_type, of.value)
+        for user_id, *fields in connection.execute(query.where(of.user_id.in_(part))).all():
+            live[user_id].append(NewEvent._make(fields))
+    for user_id, events in recent.items():
+        live[user_id].extend(events)
     payloads = _payloads(connection, user_ids)
     result = {}
     for user_id in dict.fromkeys(user_ids):
@@ -70,20 +76,6 @@ def histories(connection: Connection, user_ids: Sequence[str]) -> dict[str, Stor
             history = merge(history, ids, live[user_id])
         result[user_id] = history
     return result
-
-
-def event_of(row: Row[tuple[object, ...]]) -> StoredEvent:
-    """A row of EVENTS as a value."""
-    return StoredEvent(
-        event_id=row.event_id,
-        user_id=row.user_id,
-        event_type=row.event_type,
-        timestamp=row.timestamp,
-        item_id=row.item_id,
-        value=row.value,
-        decision_id=row.decision_id,
-        context=orjson.loads(row.context),
-    )
 
 
 def replace_bases(connection: Connection, bases: Iterable[tuple[str, int, bytes]], *, dataset: str) -> int:

@@ -14,8 +14,9 @@ Shape letters: N events of one user, sorted by (time, event id).
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -122,18 +123,32 @@ def unpack_ids(payload: bytes, *, user_id: str) -> list[str]:
     return ids
 
 
-def merge(base: StoredHistory, base_ids: Sequence[str], events: Sequence[StoredEvent]) -> StoredHistory:
-    """`base` with `events` in their places, whatever order they came in. An event whose id the base has already is dropped."""
+class NewEvent(NamedTuple):
+    """What a history keeps of an event."""
+
+    event_id: str
+    timestamp: int
+    item_id: str | None
+    event_type: str
+    value: float | None
+
+
+def merge(base: StoredHistory, base_ids: Sequence[str], events: Iterable[NewEvent | StoredEvent]) -> StoredHistory:
+    """`base` with `events` in their places, whatever order they came in. An id that was there before is dropped."""
     known = set(base_ids)
-    fresh = sorted((e for e in events if e.event_id not in known), key=lambda e: (e.timestamp, e.event_id))
-    if not fresh:
+    new: dict[str, NewEvent | StoredEvent] = {}
+    for event in events:
+        if event.event_id not in known:
+            new.setdefault(event.event_id, event)
+    if not new:
         return base
-    places = []
-    for event in fresh:
-        place = int(np.searchsorted(base.time_N, event.timestamp, side="right"))
-        while place and base.time_N[place - 1] == event.timestamp and base_ids[place - 1] > event.event_id:
-            place -= 1
-        places.append(place)
+    fresh = sorted(new.values(), key=lambda e: (e.timestamp, e.event_id))
+    places = np.searchsorted(base.time_N, np.array([e.timestamp for e in fresh]), side="right").tolist()
+    for n, event in enumerate(fresh):  # among events of the same microsecond the id decides
+        while (
+            (place := places[n]) and base.time_N[place - 1] == event.timestamp and base_ids[place - 1] > event.event_id
+        ):
+            places[n] -= 1
     item_of, type_of = _codes(base.items), _codes(base.types)
     items = [-1 if e.item_id is None else item_of.setdefault(e.item_id, len(item_of)) for e in fresh]
     types = [type_of.setdefault(e.event_type, len(type_of)) for e in fresh]

@@ -43,7 +43,7 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
 
     Does nothing when this dataset is loaded already. One transaction per part: a reader sees a user's old base or the
     new one, and an interrupted load is completed by the next call. Events in the `events` table are not touched.
-    Raises StoreError when the folder is not a dataset or its parts are not sorted.
+    Raises StoreError when the folder is not a dataset, a part cannot be read or is not sorted.
     """
     dataset = _dataset_id(folder)
     loaded = loaded_dataset(store)
@@ -56,7 +56,7 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
         )
     users = events = last = 0
     for path in parts:
-        table = validate(pq.read_table(path, columns=_COLUMNS), _SCHEMA, name=path.name)
+        table = _read(path)
         if not table.num_rows:
             continue
         users += store.load_base(_histories(table, path), dataset=dataset)
@@ -82,6 +82,15 @@ def _dataset_id(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             "not a dataset", field="dataset", value=str(folder), fix="run jobs/prepare.py first"
+        ) from error
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return validate(pq.read_table(path, columns=_COLUMNS), _SCHEMA, name=path.name)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"cannot be read: {error}", field="dataset", value=str(path), fix="run jobs/prepare.py again"
         ) from error
 
 

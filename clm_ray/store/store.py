@@ -5,7 +5,7 @@ Everything is batch first: one call, one transaction. A method that writes retur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -100,10 +100,15 @@ class Store:
         with self.writing() as connection:
             return events.append(connection, batch, known=known, received_at=received_at)
 
-    def histories(self, user_ids: Sequence[str]) -> dict[str, StoredHistory]:
-        """The whole history of each user: base and newer events, each id once, sorted by (time, event id)."""
+    def histories(
+        self, user_ids: Sequence[str], *, recent: Mapping[str, Sequence[StoredEvent]] | None = None
+    ) -> dict[str, StoredHistory]:
+        """The whole history of each user: base and newer events, each id once, sorted by (time, event id).
+
+        `recent`: user → events that came with a request; read as if they were stored, without being stored.
+        """
         with self.reading() as connection:
-            return events.histories(connection, user_ids)
+            return events.histories(connection, user_ids, recent=recent or {})
 
     def load_base(self, bases: Iterable[tuple[StoredHistory, Sequence[str]]], *, dataset: str) -> int:
         """Replace the bases of these users, given as (history, event ids), in one transaction. Returns how many.

@@ -75,6 +75,15 @@ def test_histories_merge_base_and_events_in_their_place(store: Store) -> None:
     assert len(histories["nobody"]) == 0
 
 
+def test_recent_events_are_read_but_not_kept(store: Store) -> None:
+    load(store, "u", [event("b", time=10)])
+    store.append_events([event("c", time=20)], received_at=50)
+    recent = {"u": [event("c", time=20), event("a", time=5), event("b", time=10)], "w": [event("w", user="w")]}
+    assert store.histories(["u", "w"], recent=recent)["u"].time_N.tolist() == [5, 10, 20]
+    assert len(store.histories(["w"], recent=recent)["w"]) == 1
+    assert store.histories(["u"])["u"].time_N.tolist() == [10, 20]
+
+
 def test_a_new_base_counts_no_event_twice(store: Store) -> None:
     load(store, "u", [event("1", time=1)])
     store.append_events([event("2", time=2), event("3", time=3)], received_at=9)
