@@ -166,7 +166,7 @@ def fit_baselines(sample: Sample, *, features: PairFeatures, texts: FrozenTexts 
     """Fit every baseline on the training sample."""
     click: dict[str, Tabular | TextLogistic] = {}
     for name, x_PF in sample.columns.items():
-        fitted = logistic.fit(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
+        fitted = logistic.fit_rising(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
         click[name] = Tabular(name, features, fitted)
     if texts is not None:
         click["text_logistic"] = fit_text(

@@ -14,6 +14,8 @@ from scipy.special import expit, logit
 Floats = NDArray[np.float64]
 _STEPS = 50
 _CLOSE = 1e-8
+LEAST_WEIGHT = 1e-6
+"""Weight of a column that `fit_rising` left out."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,29 @@ class Logistic:
     def probability(self, x_PF: Floats) -> Floats:
         """The probability of each row."""
         return np.asarray(expit(self.logit(x_PF)))
+
+
+def fit_rising(
+    x_PF: Floats,
+    *,
+    label: NDArray[np.floating],
+    weight: NDArray[np.floating] | None = None,
+    offset: NDArray[np.floating] | None = None,
+) -> Logistic:
+    """`fit` with weights that never fall below zero, for columns that by their meaning must not count against an item.
+
+    A column whose weight comes out negative is left out and the others are fitted again; it keeps a weight of LEAST_WEIGHT, too
+    small to change a probability, so that it still decides between rows that are equal otherwise.
+    """
+    kept_F = np.ones(x_PF.shape[1], bool)
+    while True:
+        found = fit(x_PF[:, kept_F], label=label, weight=weight, offset=offset)
+        if (found.weight_F >= 0).all():
+            break
+        kept_F[np.flatnonzero(kept_F)[np.argmin(found.weight_F)]] = False
+    weight_F = np.full(x_PF.shape[1], LEAST_WEIGHT)
+    weight_F[kept_F] = np.maximum(found.weight_F, LEAST_WEIGHT)
+    return Logistic(weight_F, found.bias)
 
 
 def fit(

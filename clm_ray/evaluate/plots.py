@@ -66,28 +66,26 @@ def roc(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores
 
 
 def learning_curve(path: Path, *, epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Training loss (left) and validation metrics (right) by epoch, from training.json."""
-    figure, axes = _figure("Learning curve", "training loss on the left, validation on the right")
+    """Losses (above) and AUCs on the validation split (below) by epoch, from training.json."""
+    figure = Figure(figsize=(7.2, 6.4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, areas = figure.subplots(2, 1, sharex=True)
+    _title(losses, "Learning curve", "one point per epoch")
     number = [float(epoch["epoch"]) for epoch in epochs]
-    axes.plot(number, [epoch["train_loss"] for epoch in epochs], color=_INK, marker="o", label="training loss (left)")
-    right = axes.twinx()
-    styles = {
-        "click_auc": ("#1f4e9c", "click AUC"),
-        "click_log_loss": ("#c0504d", "click log loss"),
-        "retention_auc": ("#4f8f5b", "retention AUC"),
-    }
-    for key, (colour, title) in styles.items():
+    curves = (
+        (losses, "train_loss", _INK, "training loss (all heads)"),
+        (losses, "click_log_loss", "#c0504d", "click log loss, validation"),
+        (areas, "click_auc", "#1f4e9c", "click AUC, validation"),
+        (areas, "retention_auc", "#4f8f5b", "retention AUC, validation"),
+    )
+    for axes, key, colour, title in curves:
         known = [(n, epoch[key]) for n, epoch in zip(number, epochs, strict=True) if epoch.get(key) is not None]
         if known:
-            right.plot(*zip(*known, strict=True), color=colour, marker="s", label=f"valid {title} (right)")
-    right.spines[["top", "left"]].set_visible(False)
-    right.set_ylabel("validation metric", color=_INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles = [line for side in (axes, right) for line in side.get_lines()]
-    axes.legend(handles, [line.get_label() for line in handles], frameon=False, loc="upper center", ncols=2)
-    axes.margins(y=0.25)
-    right.margins(y=0.25)
-    _finish(figure, axes, path, x="epoch", y="training loss", legend=False)
+            axes.plot(*zip(*known, strict=True), color=colour, marker="o", linewidth=2, label=title)
+    areas.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _dress(losses, x="", y="loss, nats")
+    _dress(areas, x="epoch", y="AUC")
+    figure.savefig(path)
 
 
 def retention(
@@ -114,9 +112,13 @@ def _figure(title: str, subtitle: str) -> tuple[Any, Any]:
     figure = Figure(figsize=(7.2, 5.4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    _title(axes, title, subtitle)
+    return figure, axes
+
+
+def _title(axes: Any, title: str, subtitle: str) -> None:
     axes.set_title(f"{title}\n", loc="left", fontsize=14, fontweight="bold", color=_INK)
     axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=10, color="#666666")
-    return figure, axes
 
 
 def _line(axes: Any, name: str, x: NDArray[Any], y: NDArray[Any], *, marker: str = "", suffix: str = "") -> None:
@@ -132,13 +134,17 @@ def _line(axes: Any, name: str, x: NDArray[Any], y: NDArray[Any], *, marker: str
     )
 
 
-def _finish(figure: Any, axes: Any, path: Path, *, x: str, y: str, legend: bool = True) -> None:
+def _finish(figure: Any, axes: Any, path: Path, *, x: str, y: str) -> None:
+    _dress(axes, x=x, y=y)
+    figure.savefig(path)
+
+
+def _dress(axes: Any, *, x: str, y: str) -> None:
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK)
-    if legend:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="best")
-    figure.savefig(path)

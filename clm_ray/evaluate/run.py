@@ -180,7 +180,10 @@ def _figures(
             vectors=_vectors(model),
             categories=dataset.items.column("categories").to_pylist(),
         )
-    more = [f"Probability correction: {dataset.manifest['probability_correction']}."]
+    more = []
+    if lists is not None:
+        more.append(f"Lists of the whole catalogue end after {config.retrieve} items; items beyond count as not found.")
+    more += [f"Probability correction: {dataset.manifest['probability_correction']}."]
     if not dataset.recipe.retention.enabled:
         more.append(f"No retention figures: {dataset.recipe.retention.reason_off or 'the head is off'}.")
     return Evaluation(

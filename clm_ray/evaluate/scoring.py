@@ -186,7 +186,7 @@ class BucketScorer:
             "user": pa.DictionaryArray.from_arrays(user_L, names).cast(pa.string()),
             "timestamp": pa.array(time_Q[moment_L], TIMESTAMP),
             "user_events": np.concatenate(events_Q)[moment_L],
-            "stage": slices.stage_column(np.concatenate(stage_Q)[moment_L]).cast(pa.string()),
+            "stage": slices.stage_column(np.concatenate(stage_Q)[moment_L]),
         }
 
     def _click(self, requests: Sequence[UserRequest], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clm_ray.config.evaluate import EvaluateConfig
@@ -32,33 +33,19 @@ def stages(
 
 
 def slices_of(predictions: pa.Table, *, config: EvaluateConfig) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """(name, bool [P]) of each slice of a predictions table; empty slices are left out."""
-    names = set(predictions.column_names)
-    masks: list[tuple[str, NDArray[np.bool_]]] = []
-    if "user_events" in names:
-        events_P = predictions.column("user_events").to_numpy()
-        cold_P = events_P < config.cold_user_events
-        masks += [(f"users with < {config.cold_user_events} earlier events", cold_P), ("other users", ~cold_P)]
-    if "item_events" in names:
-        events_P = predictions.column("item_events").to_numpy()
-        cold_P = events_P < config.cold_item_events
-        masks += [(f"items with < {config.cold_item_events} training events", cold_P), ("other items", ~cold_P)]
-    stage_P = stage_codes(predictions)
-    masks += [(f"stage {stage}", stage_P == code) for code, stage in enumerate(STAGES)]
-    for name, mask_P in masks:
-        if mask_P.any():
-            yield name, mask_P
+    """(name, bool [P]) of each slice of a predictions table; stages that do not occur are left out."""
+    cold_P = predictions.column("user_events").to_numpy() < config.cold_user_events
+    yield f"users with < {config.cold_user_events} earlier events", cold_P
+    yield "other users", ~cold_P
+    cold_P = predictions.column("item_events").to_numpy() < config.cold_item_events
+    yield f"items with < {config.cold_item_events} training events", cold_P
+    yield "other items", ~cold_P
+    stage_P = pc.index_in(predictions.column("stage"), value_set=pa.array(STAGES)).to_numpy()
+    for code, stage in enumerate(STAGES):
+        if (stage_P == code).any():
+            yield f"stage {stage}", stage_P == code
 
 
-def stage_column(code_P: NDArray[np.int8]) -> pa.DictionaryArray:
+def stage_column(code_P: NDArray[np.int8]) -> pa.Array:
     """Stage codes as a column of names."""
-    return pa.DictionaryArray.from_arrays(pa.array(code_P, pa.int8()), pa.array(STAGES))
-
-
-def stage_codes(predictions: pa.Table) -> NDArray[np.int8]:
-    """The inverse of `stage_column`, whatever order the file's dictionary has."""
-    column = predictions.column("stage").combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.unify_dictionaries().chunk(0)
-    position = np.array([STAGES.index(name) for name in column.dictionary.to_pylist()], np.int8)
-    return position[column.indices.to_numpy()]
+    return pa.array(STAGES).take(pa.array(code_P, pa.int8()))

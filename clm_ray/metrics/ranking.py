@@ -129,7 +129,7 @@ def vector_diversity(lists: Sequence[ArrayLike], *, k: int, vectors: NDArray[np.
         unit_KH /= np.maximum(np.linalg.norm(unit_KH, axis=1, keepdims=True), 1e-12)
         # Σ_{i≠j} cos = |Σ v|² - Σ |v|²
         pairs = float((unit_KH.sum(0) ** 2).sum() - (unit_KH**2).sum())
-        values.append(1 - pairs / (len(row_K) * (len(row_K) - 1)))
+        values.append(max(0.0, 1 - pairs / (len(row_K) * (len(row_K) - 1))))
     return _mean(np.array(values))
 
 
