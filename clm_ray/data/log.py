@@ -1,0 +1,311 @@
+"""The log of one recipe: read, cleaned, deduplicated and counted, once; the first half of `prepare`.
+
+    source ── clean rows ──┐
+                           ├─▶ by event id: ids, duplicates ─▶ by bucket ─▶ materialised
+    feedback ─ clean rows ─┘
+                           └─▶ where no row brings an id:      by bucket: ids from content ─▶ materialised
+
+Everything row by row runs in Ray Data tasks, one block at a time; only what the contract keeps on one machine (catalogue,
+users, rejected rows, counts) comes to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.config.workspace import Workspace
+from clm_ray.data.clean import CLEANED
+from clm_ray.data.duplicates import DUPLICATE, settle_ids
+from clm_ray.data.sources import Source
+from clm_ray.data.sources.complete_journey import read_complete_journey
+from clm_ray.data.sources.feedback import read_feedback
+from clm_ray.data.sources.files import read_files
+from clm_ray.data.sources.movielens import read_movielens
+from clm_ray.data.summary import SUMMARY, Summary, summarise, summarise_block
+from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError
+from clm_ray.schema import EVENTS, ITEMS, QUARANTINE, USERS
+
+READERS: dict[str, Callable[..., Source]] = {
+    "complete_journey": read_complete_journey,
+    "movielens_100k": read_movielens,
+    "files": read_files,
+}
+REJECTED_FILE = "rejected.parquet"
+"""Under ROOT/datasets: examples of rejected rows, written when there are too many to go on."""
+_REJECTED = ["file", "row", "reason", "detail"]
+_EXAMPLES = 20
+"""Examples of each reason that one block contributes to that file."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows of the log: read = kept + duplicates + sum of rejected.
+
+    types: kept rows by event type. users, items: distinct among the kept rows; pairs: distinct (user, item). first_us, last_us: their
+    time range, UTC µs. from_feedback: kept rows that compaction wrote back. unlisted_items: items of the log or of the
+    availability that the catalogue lacks (their id is their text). tables: rejected rows of the other tables by reason.
+    """
+
+    read: int
+    kept: int
+    duplicates: int
+    rejected: dict[str, int]
+    types: dict[str, int]
+    users: int
+    items: int
+    pairs: int
+    first_us: int
+    last_us: int
+    from_feedback: int = 0
+    unlisted_items: int = 0
+    tables: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected_share(self) -> float:
+        """Share of the rows read that were rejected; exact duplicates are not counted as rejected."""
+        return sum(self.rejected.values()) / self.read if self.read else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Log:
+    """A clean log.
+
+    events: EVENTS and `bucket` (int32), in any order, but each bucket whole in one block. items: ITEMS, row 0 reserved, then by
+    id, every item that events or availability name. users: USERS by id, every user of the events and of the user table. availability:
+    AVAILABILITY with dictionary-encoded columns. quarantine: QUARANTINE, by source and row.
+    """
+
+    events: ray.data.Dataset
+    items: pa.Table
+    users: pa.Table
+    availability: pa.Table | None
+    quarantine: pa.Table
+    counts: Counts
+
+
+def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
+    """Read the log that the recipe names, and what was written back to it.
+
+    now_us: the clock, UTC µs; events later than it by `clean.future_days` are rejected. Raises DataError (nothing there, nothing left),
+    SchemaError (a column is missing), QuarantineError (too many rows rejected; examples go to ROOT/datasets/rejected.parquet),
+    AssetError (a public data set is missing or changed), ConfigError (a mapping to what does not exist).
+    """
+    main = READERS[recipe.source.kind](recipe, now_us=now_us)
+    feedback = read_feedback(recipe, workspace=workspace, now_us=now_us, first_file=len(main.files))
+    sources = [main, *([feedback] if feedback else [])]
+    files = [name for source in sources for name in source.files]
+    settled = _settle(sources, buckets=recipe.sequences.buckets)
+    summary = _summary(settled)
+    _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
+    availability = _availability(sources, recipe=recipe)
+    items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
+    users = complete_users(main.users, named=summary.users, consent=main.default_consent)
+    side = [source.rejected for source in sources if source.rejected is not None]
+    return Log(
+        events=settled.map_batches(_kept, batch_format="pyarrow", batch_size=None),
+        items=items,
+        users=users,
+        availability=availability,
+        quarantine=pa.concat_tables([_quarantine(_collect(settled, _rejected), files=files), *side]),
+        counts=_counts(summary, side=side, main_files=len(main.files), unlisted=unlisted),
+    )
+
+
+def complete_items(items: pa.Table | None, *, named: pa.Array) -> tuple[pa.Table, int]:
+    """The catalogue with row 0, sorted by id, and a row for each of the `named` ids it lacks; and how many it lacked."""
+    listed = ITEMS.empty_table() if items is None else items
+    missing = named.filter(pc.invert(pc.is_in(named, value_set=listed.column("item_id"))))
+    table = pa.concat_tables([listed, _bare_items(missing)]).sort_by("item_id")
+    return pa.concat_tables([_bare_items(pa.array([""])), table]).combine_chunks(), 0 if items is None else len(missing)
+
+
+def complete_users(users: pa.Table | None, *, named: pa.Array, consent: bool) -> pa.Table:
+    """The user table, sorted by id, with a row for each of the `named` ids it lacks."""
+    listed = USERS.empty_table() if users is None else users
+    missing = named.filter(pc.invert(pc.is_in(named, value_set=listed.column("user_id"))))
+    columns = {name: pa.nulls(len(missing), USERS.field(name).type) for name in ("categorical", "numeric")}
+    columns |= {
+        "user_id": missing,
+        "consent": pa.repeat(consent, len(missing)),
+        "timezone": pa.repeat("UTC", len(missing)),
+    }
+    bare = pa.table({name: columns[name] for name in USERS.names}, schema=USERS)
+    return pa.concat_tables([listed, bare]).sort_by("user_id").combine_chunks()
+
+
+def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
+    """Run the whole of reading: ids settled, each bucket whole in one block, held by Ray."""
+    rows = sources[0].rows
+    for source in sources[1:]:
+        rows = rows.union(source.rows)
+    if any(source.brings_ids for source in sources):
+        rows = rows.repartition(buckets, keys=["part"]).map_batches(
+            _settle_block, batch_format="pyarrow", batch_size=None
+        )
+        rows = rows.repartition(buckets, keys=["bucket"])
+    else:
+        rows = rows.repartition(buckets, keys=["bucket"])
+        rows = rows.map_batches(_settle_block, batch_format="pyarrow", batch_size=None)
+    try:
+        return rows.materialize()
+    except Exception as error:
+        if (cause := _cause(error)) is not None:
+            raise cause from None
+        raise
+
+
+def _settle_block(block: pa.Table) -> pa.Table:
+    return settle_ids(block) if block.num_rows else CLEANED.empty_table()
+
+
+def _kept(block: pa.Table) -> pa.Table:
+    if not block.num_rows:
+        block = CLEANED.empty_table()
+    return block.filter(block.column("reason").is_null()).select([*EVENTS.names, "bucket"])
+
+
+def _rejected(block: pa.Table) -> pa.Table:
+    if not block.num_rows:
+        block = CLEANED.empty_table()
+    return block.filter(block.column("reason").is_valid()).select(_REJECTED)
+
+
+def _examples(block: pa.Table) -> pa.Table:
+    rejected = _rejected(block)
+    parts = [
+        rejected.filter(pc.equal(rejected.column("reason"), reason)) for reason in rejected.column("reason").unique()
+    ]
+    return pa.concat_tables([rejected.slice(0, 0), *(part.slice(0, _EXAMPLES) for part in parts)])
+
+
+def _summary(settled: ray.data.Dataset) -> Summary:
+    def count(block: pa.Table) -> pa.Table:
+        return summarise_block(block) if block.num_rows else SUMMARY.empty_table()
+
+    return summarise(_collect(settled, count))
+
+
+def _collect(settled: ray.data.Dataset, what: Callable[[pa.Table], pa.Table]) -> list[pa.Table]:
+    """The blocks, if any, of a small derived table."""
+    task = ray.remote(what)
+    return [block for block in ray.get([task.remote(block) for block in settled.to_arrow_refs()]) if block.num_rows]
+
+
+def _check(
+    settled: ray.data.Dataset, summary: Summary, *, recipe: Recipe, workspace: Workspace, files: list[str]
+) -> None:
+    """Raises DataError for an empty log, QuarantineError for one of which too much was rejected."""
+    if not summary.rows:
+        raise DataError(
+            "the log is empty", field="source", value=files or recipe.source.kind, fix="check source.events.paths"
+        )
+    counts = {reason: count for reason, count in summary.reasons.items() if reason != DUPLICATE}
+    rejected = sum(counts.values())
+    kept = summary.rows - sum(summary.reasons.values())
+    if kept and rejected <= recipe.clean.max_rejected_share * summary.rows:
+        return
+    biggest = max(counts, key=lambda reason: counts[reason])
+    examples = _quarantine(_collect(settled, _examples), files=files)
+    target = workspace.datasets / REJECTED_FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(examples, target)
+    example = examples.filter(pc.equal(examples.column("reason"), biggest)).slice(0, 1).to_pylist()
+    shown = f"{example[0]['source']} row {example[0]['row']}: {example[0]['detail']}" if example else None
+    listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
+    raise QuarantineError(
+        f"{rejected:,} of {summary.rows:,} rows ({rejected / summary.rows:.1%}) were rejected ({listed}); "
+        f"allowed are {recipe.clean.max_rejected_share:.1%}. Mostly: {biggest}",
+        field="clean.max_rejected_share",
+        value=shown,
+        fix=f"correct the rows or the mapping (examples: {target}), or raise clean.max_rejected_share",
+    )
+
+
+def _quarantine(blocks: Iterable[pa.Table], *, files: list[str]) -> pa.Table:
+    """Rejected rows of the log, by source and row."""
+    found = pa.concat_tables([CLEANED.empty_table().select(_REJECTED), *blocks], promote_options="none")
+    columns = {
+        "source": pa.array(files, pa.string()).take(found.column("file")),
+        **{name: found.column(name) for name in ("row", "reason", "detail")},
+    }
+    table = pa.table(columns, schema=QUARANTINE)
+    return table.sort_by([("source", "ascending"), ("row", "ascending"), ("reason", "ascending")])
+
+
+def _counts(summary: Summary, *, side: list[pa.Table], main_files: int, unlisted: int) -> Counts:
+    assert summary.first_us is not None
+    assert summary.last_us is not None
+    return Counts(
+        read=summary.rows,
+        kept=summary.rows - sum(summary.reasons.values()),
+        duplicates=summary.reasons.get(DUPLICATE, 0),
+        rejected={reason: count for reason, count in summary.reasons.items() if reason != DUPLICATE},
+        types=summary.types,
+        users=len(summary.users),
+        items=len(summary.items),
+        pairs=summary.pairs,
+        first_us=summary.first_us,
+        last_us=summary.last_us,
+        from_feedback=sum(count for file, count in summary.files.items() if file >= main_files),
+        unlisted_items=unlisted,
+        tables=_reasons(side),
+    )
+
+
+def _reasons(side: list[pa.Table]) -> dict[str, int]:
+    if not side:
+        return {}
+    counted = pa.concat_tables(side).group_by("reason").aggregate([([], "count_all")]).sort_by("reason")
+    return dict(zip(counted.column("reason").to_pylist(), counted.column("count_all").to_pylist(), strict=True))
+
+
+def _availability(sources: list[Source], *, recipe: Recipe) -> pa.Table | None:
+    tables = [source.availability for source in sources if source.availability is not None]
+    if sources[0].availability is None and recipe.impressions.negatives == "availability":
+        raise ConfigError(
+            "there is no availability table",
+            field="impressions.negatives",
+            value="availability",
+            fix="name it in source.availability, or choose explicit or popularity",
+        )
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None
+
+
+def _named_items(items: pa.Array, availability: pa.Table | None) -> pa.Array:
+    """Distinct item ids of log and availability, sorted."""
+    parts = [items]
+    if availability is not None:
+        parts += [chunk.dictionary for chunk in availability.column("item_id").chunks]
+    distinct = pc.unique(pa.chunked_array(parts, pa.string()))
+    return distinct.take(pc.sort_indices(distinct))
+
+
+def _bare_items(ids: pa.Array) -> pa.Table:
+    """Items of which nothing is known but the id."""
+    columns = {field.name: pa.nulls(len(ids), field.type) for field in ITEMS}
+    columns |= {"item_id": ids, "text": ids, "categories": pa.array([[]] * len(ids), pa.list_(pa.string()))}
+    return pa.table(columns, schema=ITEMS)
+
+
+def _cause(error: BaseException | None) -> ClmError | None:
+    """The ClmError behind what Ray raises for a failed task."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, ClmError) and type(error).__module__ == ClmError.__module__:
+            return error
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None

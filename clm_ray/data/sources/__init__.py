@@ -1,0 +1,31 @@
+"""Where logs come from. Each module here turns one kind of source into the same `Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import ray.data
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one source has to say, read but not yet deduplicated.
+
+    rows: the log, cleaned row by row (`clm_ray.data.clean.CLEANED`), lazily. files: the names that its `file` column counts
+    through. items: the catalogue (schema ITEMS, ids unique, without the reserved row), None where the source has none. users: the
+    user table (USERS, ids unique), None likewise. availability: AVAILABILITY, its columns dictionary-encoded.
+    brings_ids: may a row come with an event id of its own? rejected: QUARANTINE rows of the other tables.
+    default_consent: the consent of users of the log whom the user table does not name.
+    """
+
+    rows: ray.data.Dataset
+    files: tuple[str, ...]
+    brings_ids: bool
+    items: pa.Table | None = None
+    users: pa.Table | None = None
+    availability: pa.Table | None = None
+    rejected: pa.Table | None = None
+    default_consent: bool = True
+    notices: Mapping[str, str] = field(default_factory=dict)

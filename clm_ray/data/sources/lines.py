@@ -1,0 +1,178 @@
+"""CSV and JSON lines, read so that a broken line costs itself alone.
+
+A record is a line. Each block of lines is parsed by Arrow at once where every line of it is in order, else line by line; so
+one line with a missing quote or an extra column is reported, with its number, and the next one is read as usual.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+
+from clm_ray.data.clean import ROW
+from clm_ray.data.normalise import column_of
+
+BLOCK_BYTES = 8 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Rows read from one block: the asked-for columns and `row` (the line's number from 1), and the lines that are none."""
+
+    rows: pa.Table
+    broken: Sequence[tuple[int, str]]
+
+
+def csv_header(stream: pa.NativeFile, *, delimiter: str) -> list[str]:
+    """Column names: the first line that is not empty. An empty file has none."""
+    for _, lines in _blocks(stream, block_bytes=1 << 16):
+        for line in lines:
+            if line:
+                return _header(line, delimiter=delimiter)
+    return []
+
+
+def jsonl_keys(stream: pa.NativeFile) -> list[str]:
+    """Keys of the objects in the first block, in order of appearance."""
+    keys: dict[str, None] = {}
+    for _, lines in _blocks(stream, block_bytes=1 << 20):
+        for line in lines:
+            record = _object(line)
+            keys.update(dict.fromkeys(record or ()))
+        break
+    return list(keys)
+
+
+def read_csv(
+    stream: pa.NativeFile, *, columns: Sequence[str], delimiter: str, block_bytes: int = BLOCK_BYTES
+) -> Iterator[Lines]:
+    """`columns` of a CSV file as strings, block by block. Quoted values may not contain line breaks."""
+    header: list[str] | None = None
+    for first, lines in _blocks(stream, block_bytes=block_bytes):
+        numbered = [(first + i, line) for i, line in enumerate(lines) if line]
+        if header is None and numbered:
+            header = _header(numbered.pop(0)[1], delimiter=delimiter)
+        if header is not None and numbered:
+            yield _csv_block(numbered, header=header, columns=columns, delimiter=delimiter)
+
+
+def read_jsonl(stream: pa.NativeFile, *, columns: Sequence[str], block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
+    """`columns` (keys) of a file with one JSON object per line, block by block; a key that is missing reads as null."""
+    for first, lines in _blocks(stream, block_bytes=block_bytes):
+        records, row, broken = [], [], []
+        for number, line in enumerate(lines, start=first):
+            if not line:
+                continue
+            record = _object(line)
+            if record is None:
+                broken.append((number, line.decode(errors="replace")))
+            else:
+                records.append(record)
+                row.append(number)
+        table = {name: column_of([record.get(name) for record in records]) for name in columns}
+        yield Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken)
+
+
+def _blocks(stream: pa.NativeFile, *, block_bytes: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines without their ends, in blocks; with the number of each block's first line."""
+    number, rest = 1, b""
+    while data := _read(stream, block_bytes):
+        if number == 1 and not rest:
+            data = data.removeprefix(_BOM)
+        *lines, rest = (rest + data).split(b"\n")
+        if lines:
+            yield number, [line.removesuffix(b"\r") for line in lines]
+        number += len(lines)
+    if rest:
+        yield number, [rest.removesuffix(b"\r")]
+
+
+def _read(stream: pa.NativeFile, size: int) -> bytes:
+    parts, missing = [], size
+    while missing and (part := stream.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _csv_block(
+    numbered: Sequence[tuple[int, bytes]], *, header: Sequence[str], columns: Sequence[str], delimiter: str
+) -> Lines:
+    row = np.array([number for number, _ in numbered], np.int64)
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(b"\n".join(line for _, line in numbered)),
+            read_options=pyarrow.csv.ReadOptions(column_names=list(header), use_threads=False, block_size=1 << 30),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(header, pa.string()),
+                include_columns=list(columns),
+                strings_can_be_null=False,
+            ),
+        )
+        if len(table) == len(row):
+            return Lines(table.append_column(ROW, pa.array(row)), [])
+    except pa.ArrowInvalid:
+        pass
+    return _csv_lines(numbered, header=header, columns=columns, delimiter=delimiter)
+
+
+def _csv_lines(
+    numbered: Sequence[tuple[int, bytes]], *, header: Sequence[str], columns: Sequence[str], delimiter: str
+) -> Lines:
+    """The careful way: one line at a time."""
+    values, row, broken = [], [], []
+    for number, line in numbered:
+        fields = None
+        with suppress(UnicodeDecodeError):
+            fields = _split(line.decode(), delimiter=delimiter)
+        if fields is None or len(fields) != len(header):
+            broken.append((number, line.decode(errors="replace")))
+        else:
+            values.append(fields)
+            row.append(number)
+    places = [header.index(name) for name in columns]
+    table = {name: pa.array([v[p] for v in values], pa.string()) for name, p in zip(columns, places, strict=True)}
+    return Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken)
+
+
+def _header(line: bytes, *, delimiter: str) -> list[str]:
+    """Column names without spaces around them; a name that comes again is numbered (`name#2`)."""
+    seen: dict[str, int] = {}
+    names = []
+    for raw in _split(line.decode(errors="replace"), delimiter=delimiter) or []:
+        name = raw.strip()
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
+
+
+def _split(line: str, *, delimiter: str) -> list[str] | None:
+    """The fields of one line; None where a quote stays open."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        if "unexpected end" in str(error) or "field larger" in str(error):
+            return None
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _object(line: bytes) -> dict[str, object] | None:
+    """One JSON object; None where the line is none. NaN and Infinity, which JSON does not know but Python writes, are read."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return None
+    return record if isinstance(record, dict) else None

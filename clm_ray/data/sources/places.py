@@ -1,0 +1,117 @@
+"""From the paths of a recipe to the files they mean: local, or on any filesystem that pyarrow knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+from clm_ray.errors import DataError
+
+ENDINGS = {
+    "parquet": (".parquet", ".pq"),
+    "csv": (".csv", ".tsv", ".txt"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+}
+_PACKED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One file. `filesystem` is a pyarrow filesystem (it can be pickled), `path` the path within it."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without folders: what reports and quarantine show."""
+        return PurePosixPath(self.path).name
+
+    def open_file(self) -> pa.NativeFile:
+        """For random access (Parquet)."""
+        return self.filesystem.open_input_file(self.path)
+
+    def open_stream(self) -> pa.NativeFile:
+        """Front to back, decompressed as the ending says."""
+        return self.filesystem.open_input_stream(self.path, compression="detect")
+
+
+def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
+    """Every file that `paths` (files, folders, globs, URIs) name, each once, sorted by path.
+
+    Of a folder, the files below it that end as `format` files do, or all where none does; hidden files ("_", ".") are left out.
+    Raises DataError naming the path that holds nothing or cannot be reached.
+    """
+    found: dict[str, Place] = {}
+    for path in paths:
+        try:
+            places = list(_expand(path, format=format))
+        except (OSError, pa.ArrowInvalid, ValueError) as error:
+            raise DataError(
+                f"cannot be reached: {error}",
+                field=field,
+                value=path,
+                fix="check the path, and the credentials of a URI",
+            ) from error
+        if not places:
+            raise DataError(
+                "no such file, or no file in it", field=field, value=path, fix="check the path and the format"
+            )
+        found.update({place.path: place for place in places})
+    return [found[path] for path in sorted(found)]
+
+
+def _expand(path: str, *, format: str) -> list[Place]:
+    filesystem, inner = _resolve(path)
+    info = filesystem.get_file_info(inner)
+    if info.type == fs.FileType.File:
+        return [Place(filesystem, inner)]
+    if info.type == fs.FileType.NotFound and (wild := _WILD.search(inner)):
+        pattern = _glob_pattern(inner)
+        base = inner[: wild.start()].rpartition("/")[0] or "/"
+        return [Place(filesystem, p) for p in _below(filesystem, base) if pattern.fullmatch(p)]
+    files = _below(filesystem, inner)
+    fitting = [p for p in files if _bare(p).endswith(ENDINGS[format])]
+    return [Place(filesystem, p) for p in fitting or files]
+
+
+def _resolve(path: str) -> tuple[fs.FileSystem, str]:
+    """Filesystem and path within it. In a URI "?" starts the options (s3://bucket/log?region=eu-west-1), as pyarrow has it."""
+    if "://" not in path:
+        return fs.LocalFileSystem(), Path(path).expanduser().absolute().as_posix()
+    location, mark, options = path.partition("?")
+    wild = re.search(r"[*\[]", location)
+    head = location[: wild.start()].rpartition("/")[0] if wild else location
+    filesystem, inner = fs.FileSystem.from_uri(head + mark + options)
+    return filesystem, inner + location[len(head) :]
+
+
+def _below(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Every visible file below `folder`."""
+    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+    depth = len(PurePosixPath(folder).parts)
+    paths = (info.path for info in infos if info.type == fs.FileType.File)
+    return sorted(p for p in paths if not any(part[0] in "_." for part in PurePosixPath(p).parts[depth:]))
+
+
+def _bare(path: str) -> str:
+    """Lower case, without the ending of a compression."""
+    path = path.lower()
+    return path.rpartition(".")[0] if path.endswith(_PACKED) else path
+
+
+def _glob_pattern(glob: str) -> re.Pattern[str]:
+    """`*` and `?` stay within one folder, `**` crosses folders, `[...]` is a set of characters."""
+    parts = re.split(r"(\*\*/?|\*|\?|\[[^\]]+\])", glob)
+    meaning = {"*": "[^/]*", "?": "[^/]", "**": ".*", "**/": "(?:.*/)?"}
+    text = "".join(
+        meaning.get(part, part.replace("[!", "[^") if part.startswith("[") and part.endswith("]") else re.escape(part))
+        for part in parts
+    )
+    return re.compile(text)

@@ -1,0 +1,185 @@
+"""One table of files: which columns each file has, and reading them in blocks, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clm_ray.config.source import TableConfig
+from clm_ray.data.clean import ROW
+from clm_ray.data.sources.lines import Lines, csv_header, jsonl_keys, read_csv, read_jsonl
+from clm_ray.data.sources.places import Place, find_files
+from clm_ray.errors import ConfigError, DataError, SchemaError
+
+Format = Literal["parquet", "csv", "jsonl"]
+
+_PARQUET_ROWS = 131_072
+_PIECE_ROWS = 1_000_000
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a table, its columns, and (Parquet) the number of rows in each row group."""
+
+    place: Place
+    format: Format
+    delimiter: str
+    columns: tuple[str, ...]
+    group_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one task reads: a whole text file, or some row groups of a Parquet file. `file` is its position in the table."""
+
+    file: int
+    groups: tuple[int, ...] = ()
+    first_row: int = 1
+
+
+def open_table(config: TableConfig, *, field: str) -> list[TableFile]:
+    """Find the files and look at their columns. Raises DataError for a path without files or a file that is damaged."""
+    places = find_files(config.paths, format=config.format, field=f"{field}.paths")
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        files = list(pool.map(lambda place: _inspect(place, config=config, field=field), places))
+    return [file for file in files if file.columns or file.format == "jsonl"]
+
+
+def resolve_columns(
+    files: Sequence[TableFile],
+    config: TableConfig,
+    *,
+    field: str,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    somewhere: Sequence[str] = (),
+) -> Mapping[str, str]:
+    """Contract column → column in the files, of those that some file has.
+
+    `required` must be in every file; `somewhere`, and each column that the recipe names, in at least one (files of JSON lines may
+    lack it: a key can be rare). Columns that are neither named nor needed are looked for in the first block of JSON lines only. Raises SchemaError naming the column, the file and the columns there are.
+    """
+    known = [*required, *optional, *somewhere]
+    for name in config.columns:
+        if name not in known:
+            raise ConfigError(
+                "is not a column of this table", field=f"{field}.columns", value=name, fix=f"one of {known}"
+            )
+    meant = {name: config.columns.get(name, name) for name in known}
+    for file in files:
+        for name in required if file.columns else ():
+            if meant[name] not in file.columns:
+                raise _missing(name, meant[name], file=file, field=field)
+    for name in (*somewhere, *config.columns):
+        if files and config.format != "jsonl" and not any(meant[name] in file.columns for file in files):
+            raise _missing(name, meant[name], file=files[0], field=field)
+    rare = {*required, *somewhere, *config.columns} if config.format == "jsonl" else set()
+    return {n: column for n, column in meant.items() if n in rare or any(column in file.columns for file in files)}
+
+
+def pieces_of(files: Sequence[TableFile]) -> list[Piece]:
+    """Cut the files into what one task reads."""
+    pieces = []
+    for position, file in enumerate(files):
+        if file.format != "parquet":
+            pieces.append(Piece(position))
+            continue
+        groups: list[int] = []
+        first, rows = 1, 0
+        for group, count in enumerate(file.group_rows):
+            groups.append(group)
+            rows += count
+            if rows >= _PIECE_ROWS or group == len(file.group_rows) - 1:
+                pieces.append(Piece(position, tuple(groups), first))
+                groups, first, rows = [], first + rows, 0
+    return pieces
+
+
+def read_piece(file: TableFile, piece: Piece, *, columns: Mapping[str, str]) -> Iterator[Lines]:
+    """Blocks of rows with the contract's column names, those that the file has."""
+    present = {column: name for name, column in columns.items() if column in file.columns or file.format == "jsonl"}
+    wanted = list(dict.fromkeys(present))
+    if file.format == "parquet":
+        blocks = _read_parquet(file, piece, columns=wanted)
+    else:
+        blocks = _read_text(file, columns=wanted)
+    for block in blocks:
+        named = {name: block.rows.column(column) for name, column in columns.items() if column in present}
+        yield Lines(pa.table({**named, ROW: block.rows.column(ROW)}), block.broken)
+
+
+def read_whole(files: Sequence[TableFile], *, columns: Mapping[str, str]) -> Iterator[tuple[TableFile, Lines]]:
+    """Every block of every file, in order: for tables that fit one machine (catalogue, users)."""
+    for piece in pieces_of(files):
+        file = files[piece.file]
+        for block in read_piece(file, piece, columns=columns):
+            yield file, block
+
+
+def _inspect(place: Place, *, config: TableConfig, field: str) -> TableFile:
+    try:
+        if config.format == "parquet":
+            with place.open_file() as opened:
+                metadata = pq.ParquetFile(opened).metadata
+            groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+            names = tuple(metadata.schema.to_arrow_schema().names)
+            return TableFile(place, config.format, config.delimiter, names, groups)
+        with place.open_stream() as stream:
+            if config.format == "csv":
+                names = tuple(csv_header(stream, delimiter=config.delimiter))
+            else:
+                names = tuple(jsonl_keys(stream))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(place, error, format=config.format, field=field) from error
+    return TableFile(place, config.format, config.delimiter, names)
+
+
+def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> Iterator[Lines]:
+    first = piece.first_row
+    try:
+        with file.place.open_file() as opened:
+            batches = pq.ParquetFile(opened).iter_batches(
+                batch_size=_PARQUET_ROWS, row_groups=list(piece.groups), columns=list(columns)
+            )
+            for batch in batches:
+                row = pa.array(np.arange(first, first + batch.num_rows))
+                yield Lines(pa.Table.from_batches([batch]).append_column(ROW, row), [])
+                first += batch.num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(file.place, error, format=file.format, field="source") from error
+
+
+def _read_text(file: TableFile, *, columns: Sequence[str]) -> Iterator[Lines]:
+    try:
+        with file.place.open_stream() as stream:
+            if file.format == "csv":
+                yield from read_csv(stream, columns=columns, delimiter=file.delimiter)
+            else:
+                yield from read_jsonl(stream, columns=columns)
+    except OSError as error:
+        raise _damaged(file.place, error, format=file.format, field="source") from error
+
+
+def _damaged(place: Place, error: Exception, *, format: str, field: str) -> DataError:
+    return DataError(
+        f"cannot be read as {format}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        field=field,
+        value=place.name,
+        fix="check source.*.format, or write the file again",
+    )
+
+
+def _missing(name: str, column: str, *, file: TableFile, field: str) -> SchemaError:
+    called = f"column {column!r} (for {name})" if column != name else f"column {name!r}"
+    return SchemaError(
+        f"{called} is not in {file.place.name}, which has: {', '.join(file.columns)}",
+        field=f"{field}.columns.{name}",
+        fix=f"map it: {field}.columns: {{{name}: <column of the file>}}",
+    )
