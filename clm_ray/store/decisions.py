@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, func, select, tuple_, update
 
 from clm_ray.config.policy import NO_ACTION
 from clm_ray.errors import StoreError
 from clm_ray.store import ledger
 from clm_ray.store.engine import chunks, insert
-from clm_ray.store.records import RetentionDecision, ServedSlate
-from clm_ray.store.tables import RESERVATIONS, RETENTION_DECISIONS, SERVED_SLATES
+from clm_ray.store.records import Override, RetentionDecision, ServedSlate
+from clm_ray.store.tables import RETENTION_DECISIONS, SERVED_SLATES
 
 
 def book(connection: Connection, decisions: Sequence[RetentionDecision]) -> list[RetentionDecision]:
     """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored."""
+    first: dict[tuple[str, int], RetentionDecision] = {}
     for decision in decisions:
-        row = {
+        first.setdefault((decision.user_id, decision.epoch), decision)
+    rows = [
+        {
             "action_id": decision.action_id,
             "user_id": decision.user_id,
             "epoch": decision.epoch,
@@ -26,10 +30,32 @@ def book(connection: Connection, decisions: Sequence[RetentionDecision]) -> list
             "action": decision.action,
             "record": decision.to_json(),
         }
-        if connection.execute(insert(RETENTION_DECISIONS).values(row).on_conflict_do_nothing()).rowcount:
-            _settle(connection, decision)
-    stored = decisions_of(connection, [(d.user_id, d.epoch) for d in decisions])
+        for decision in first.values()
+    ]
+    if rows:
+        statement = insert(RETENTION_DECISIONS).on_conflict_do_nothing().returning(RETENTION_DECISIONS.c.action_id)
+        written = set(connection.execute(statement, rows).scalars())
+        _settle(connection, [decision for decision in first.values() if decision.action_id in written])
+    stored = decisions_of(connection, list(first))
     return [stored[d.user_id, d.epoch] for d in decisions]
+
+
+def override(connection: Connection, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
+    """Append an override to each decision that is not overridden to that action yet, and return what is stored now.
+
+    The drawn action stays in the record and counts for cooldowns: it may have been delivered before.
+    """
+    of = RETENTION_DECISIONS.c
+    result = []
+    for action_id in action_ids:
+        record = connection.execute(select(of.record).where(of.action_id == action_id)).scalar_one()
+        decision = RetentionDecision.from_json(record)
+        if decision.in_force != by.action:
+            decision = replace(decision, overrides=(*decision.overrides, by))
+            change = update(RETENTION_DECISIONS).where(of.action_id == action_id)
+            connection.execute(change.values(record=decision.to_json()))
+        result.append(decision)
+    return result
 
 
 def decisions_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
@@ -80,14 +106,16 @@ def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-def _settle(connection: Connection, decision: RetentionDecision) -> None:
-    query = select(RESERVATIONS.c.key).where(RESERVATIONS.c.key == decision.action_id)
-    if connection.execute(query).one_or_none() is not None:
-        ledger.settle(connection, decision.action_id, amount=decision.cost)
-    elif decision.cost > 0:
-        raise StoreError(
-            "a decision that costs something needs a reservation under its action_id",
-            field="decision.cost",
-            value=decision.cost,
-            fix="reserve before booking",
-        )
+def _settle(connection: Connection, decisions: Sequence[RetentionDecision]) -> None:
+    """Spend what each decision costs and give back what else was reserved for it."""
+    costs = {decision.action_id: decision.cost for decision in decisions}
+    reserved = ledger.reserved_keys(connection, costs)
+    for action_id, cost in costs.items():
+        if cost > 0 and action_id not in reserved:
+            raise StoreError(
+                "a decision that costs something needs a reservation under its action_id",
+                field="decision.cost",
+                value=cost,
+                fix="reserve before booking",
+            )
+    ledger.settle(connection, {action_id: costs[action_id] for action_id in reserved})

@@ -57,12 +57,22 @@ class MaskRecord:
 
 
 @dataclass(frozen=True)
+class Override:
+    """An action that was replaced after the draw: by what, by which rule, when (µs)."""
+
+    action: str
+    rule: str
+    time: int
+
+
+@dataclass(frozen=True)
 class RetentionDecision:
     """One retention decision of one user and epoch, complete enough to be replayed and explained.
 
-    feasible, probabilities: the final, masked distribution, marginal over the uniform slice; propensity: that of `action`.
-    cost: what stays reserved for the action, in the recipe's currency. stage, consent, last_taken (action → µs): what the rules saw;
-    features_digest: of what the policy saw. overrides: edits of the action after the draw, in words; none without a record.
+    feasible, probabilities: the final, masked distribution, marginal over the uniform slice. action, propensity: what was drawn
+    from it and how likely that was; neither ever changes. overrides: what replaced the action later; deliver `in_force`.
+    policy_digest: of the rules and weights behind policy_version. cost: what is set aside for the action, in the recipe's currency. stage, consent, last_taken (action → µs): what the rules saw;
+    features_digest: of what the policy saw. outcome_due: when the outcome can be read, µs.
     """
 
     action_id: str
@@ -71,6 +81,7 @@ class RetentionDecision:
     epoch_start: int
     time: int
     policy_version: str
+    policy_digest: str
     release_id: str
     stage: Stage
     consent: bool
@@ -84,7 +95,12 @@ class RetentionDecision:
     masks: tuple[MaskRecord, ...]
     features_digest: str
     outcome_due: int
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+
+    @property
+    def in_force(self) -> str:
+        """The action to deliver: the drawn one, unless it was overridden."""
+        return self.overrides[-1].action if self.overrides else self.action
 
     def to_json(self) -> str:
         """The record as JSON text."""
@@ -94,8 +110,9 @@ class RetentionDecision:
     def from_json(text: str) -> RetentionDecision:
         """The inverse of `to_json`."""
         raw: dict[str, Any] = orjson.loads(text)
-        for name in ("feasible", "probabilities", "overrides"):
+        for name in ("feasible", "probabilities"):
             raw[name] = tuple(raw[name])
+        raw["overrides"] = tuple(Override(**override) for override in raw["overrides"])
         raw["masks"] = tuple(MaskRecord(**mask) for mask in raw["masks"])
         return RetentionDecision(**raw)
 

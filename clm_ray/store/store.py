@@ -17,6 +17,7 @@ from clm_ray.store.engine import chunks, insert, make_engine, reading, writing
 from clm_ray.store.history import StoredHistory, pack
 from clm_ray.store.records import (
     Budget,
+    Override,
     Reservation,
     RetentionDecision,
     ServedSlate,
@@ -146,6 +147,11 @@ class Store:
         with self.writing() as connection:
             return decisions.book(connection, batch)
 
+    def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
+        """Replace the action in force of these decisions, leaving what was drawn in the record."""
+        with self.writing() as connection:
+            return decisions.override(connection, action_ids, by=by)
+
     def decisions_of(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
         """The stored retention decisions among these (user, epoch index)."""
         with self.reading() as connection:
@@ -175,10 +181,10 @@ class Store:
         with self.writing() as connection:
             return ledger.reserve(connection, requests, budget=budget, cap=cap, now=now)
 
-    def settle(self, key: str, *, amount: float) -> None:
-        """Spend `amount` of a reservation and give back the rest, once. `book` does this for decisions."""
+    def settle(self, amounts: Mapping[str, float]) -> None:
+        """Key → how much of its reservation is spent; the rest is given back. Once per key. `book` does this for decisions."""
         with self.writing() as connection:
-            ledger.settle(connection, key, amount=amount)
+            ledger.settle(connection, amounts)
 
     def budget(self, name: str = RETENTION_BUDGET) -> Budget:
         """Cap, reserved and spent."""

@@ -39,6 +39,7 @@ def decision() -> Callable[..., RetentionDecision]:
             "epoch_start": 0,
             "time": 10,
             "policy_version": "stage-1",
+            "policy_digest": "p",
             "release_id": "r1",
             "stage": "at_risk",
             "consent": True,

@@ -46,14 +46,14 @@ def test_never_overspent_and_exact(store: Store, steps: list[tuple[str, int, int
             if expected and not held_enough:
                 held[key] = cents
         elif key in held and cents <= held[key]:
-            store.settle(key, amount=amount)
+            store.settle({key: amount})
             spent[key] = cents
             del held[key]
         elif spent.get(key) == cents:
-            store.settle(key, amount=amount)
+            store.settle({key: amount})
         else:
             with pytest.raises(StoreError):
-                store.settle(key, amount=amount)
+                store.settle({key: amount})
         state = store.budget(budget)
         assert state.reserved + state.spent <= state.cap
         assert (state.reserved, state.spent) == (
@@ -72,11 +72,11 @@ def test_repeating_a_call_changes_nothing(store: Store) -> None:
     for _ in range(3):
         assert store.reserve([Reservation("k", 5.0)], cap=6.0, now=0) == [True]
     for _ in range(3):
-        store.settle("k", amount=2.0)
+        store.settle({"k": 2.0})
     assert store.reserve([Reservation("k", 5.0)], cap=6.0, now=0) == [True]
     assert store.budget() == Budget(cap=micros(6), reserved=0, spent=micros(2))
     with pytest.raises(StoreError, match="settled before with 2"):
-        store.settle("k", amount=3.0)
+        store.settle({"k": 3.0})
 
 
 def test_a_refusal_keeps_what_was_held(store: Store) -> None:
@@ -89,16 +89,16 @@ def test_a_lowered_cap_stops_spending(store: Store) -> None:
     store.reserve([Reservation("a", 8.0)], cap=10.0, now=0)
     assert store.reserve([Reservation("b", 0.5)], cap=3.0, now=0) == [False]
     assert store.budget() == Budget(cap=micros(8), reserved=micros(8), spent=0)
-    store.settle("a", amount=1.0)
+    store.settle({"a": 1.0})
     assert store.reserve([Reservation("b", 2.0), Reservation("c", 0.1)], cap=3.0, now=0) == [True, False]
 
 
 def test_what_cannot_be_settled_is_told(store: Store) -> None:
     with pytest.raises(StoreError, match="nothing is reserved"):
-        store.settle("k", amount=1.0)
+        store.settle({"k": 1.0})
     store.reserve([Reservation("k", 1.0)], cap=5.0, now=0)
     with pytest.raises(StoreError, match="more than the 1 reserved"):
-        store.settle("k", amount=1.5)
+        store.settle({"k": 1.5})
     with pytest.raises(StoreError, match="must not be negative"):
         store.reserve([Reservation("n", -1.0)], cap=5.0, now=0)
     assert store.budget("never used") == Budget(0, 0, 0)
@@ -111,9 +111,9 @@ def spend(url: str, worker: int, results: multiprocessing.SimpleQueue[tuple[int,
         for n in range(0, RESERVATIONS // PROCESSES, 5):
             keys = [f"shared-{k}" if k % 2 else f"own-{worker}-{k}" for k in range(n, n + 5)]
             granted = store.reserve([Reservation(key, 2.0) for key in keys], cap=700.0, now=0)
+            store.settle({key: 1.0 for key, yes in zip(keys, granted, strict=True) if yes})
             for key, yes in zip(keys, granted, strict=True):
                 if yes:
-                    store.settle(key, amount=1.0)
                     own, shared = own + key.startswith("own"), shared + key.startswith("shared")
     results.put((own, shared))
 

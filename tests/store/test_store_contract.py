@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -14,6 +15,7 @@ from clm_ray.store.history import empty_history, merge
 from clm_ray.store.ledger import MICROS
 from clm_ray.store.records import (
     MaskRecord,
+    Override,
     Reservation,
     RetentionDecision,
     ServedSlate,
@@ -116,6 +118,16 @@ def test_user_and_epoch_have_one_decision(store: Store, decision: Callable[..., 
     assert store.book([second, decision(epoch=2)]) == [first, decision(epoch=2)]
 
 
+def test_an_override_keeps_what_was_drawn(store: Store, decision: Callable[..., RetentionDecision]) -> None:
+    booked = store.book([decision()])[0]
+    for time in (30, 40):
+        changed = store.override([booked.action_id], by=Override("none", "consent", time))
+    assert changed == [replace(booked, overrides=(Override("none", "consent", 30),))]
+    assert (changed[0].in_force, changed[0].action, booked.in_force) == ("none", "coupon", "coupon")
+    assert store.book([decision(time=50)]) == changed
+    assert store.last_actions(["u"]) == {"u": {"coupon": 10}}
+
+
 def test_last_actions_are_the_latest_of_each(store: Store, decision: Callable[..., RetentionDecision]) -> None:
     store.book(
         [
@@ -131,7 +143,7 @@ def test_last_actions_are_the_latest_of_each(store: Store, decision: Callable[..
 def test_booking_settles_what_was_reserved(store: Store, decision: Callable[..., RetentionDecision]) -> None:
     made = decision(cost=2.0)
     store.reserve([Reservation(made.action_id, 5.0)], cap=10.0, now=0)
-    store.book([made])
+    assert store.book([made, decision(cost=3.0)]) == [made, made]
     store.book([decision(cost=2.0, time=99)])
     assert (store.budget().reserved, store.budget().spent) == (0, 2 * MICROS)
     with pytest.raises(StoreError, match="needs a reservation"):
