@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clm_ray.config.evaluate import EvaluateConfig
 from clm_ray.evaluate.slices import slices_of
 from clm_ray.metrics import calibration, click, ranking
-from clm_ray.metrics.bootstrap import Difference, paired_auc, paired_mean
+from clm_ray.metrics.bootstrap import Difference, paired_aucs, paired_mean
 from clm_ray.metrics.click import Decisions, Gauc
 from clm_ray.metrics.ranking import Found
 
@@ -114,6 +114,7 @@ class _Shown:
     occasion_P: NDArray[np.int64]
     item_P: NDArray[np.int32]
     scores: Mapping[str, NDArray[np.float32]]
+    losses: Mapping[str, NDArray[np.float64]]
 
 
 def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int) -> ClickReport:
@@ -129,7 +130,7 @@ def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int) ->
         users=len(np.unique(shown.user_P)),
         occasions=len(np.unique(shown.occasion_P)),
         positives=int((shown.label_P > 0).sum()),
-        methods={name: _click(shown, score, bins=config.calibration_bins) for name, score in shown.scores.items()},
+        methods={name: _click(shown, name, bins=config.calibration_bins) for name in shown.scores},
         ranking={name: ranking_figures(at, ks=config.ks) for name, at in positions.items()},
         comparison=_comparisons(shown, positions, k=config.ks[0], seed=seed),
         slices=slices,
@@ -140,13 +141,15 @@ def _shown(predictions: pa.Table) -> _Shown:
     names = [name for name in CLICK_BASELINES if name in predictions.column_names]
     scores = {MODEL: predictions.column("probability").to_numpy()}
     scores |= {name: predictions.column(name).to_numpy() for name in names}
+    label_P = predictions.column("label").to_numpy().astype(np.float64)
     return _Shown(
-        predictions.column("label").to_numpy().astype(np.float64),
+        label_P,
         predictions.column("weight").to_numpy().astype(np.float64),
         codes(predictions.column("user")),
         predictions.column("occasion").to_numpy().astype(np.int64),
         predictions.column("item_row").to_numpy(),
         scores,
+        {name: click.log_losses(label_P, probability=score) for name, score in scores.items()},
     )
 
 
@@ -156,12 +159,12 @@ def codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks] or [np.empty(0)]).astype(np.int64)
 
 
-def _click(shown: _Shown, score_P: NDArray[np.float32], *, bins: int) -> ClickFigures:
-    label, weight = shown.label_P, shown.weight_P
+def _click(shown: _Shown, method: str, *, bins: int) -> ClickFigures:
+    label, weight, score_P = shown.label_P, shown.weight_P, shown.scores[method]
     base_rate = click.mean(label, weight=weight)
     return ClickFigures(
         auc=click.auc(label, score=score_P, weight=weight),
-        log_loss=click.log_loss(label, probability=score_P, weight=weight),
+        log_loss=click.mean(shown.losses[method], weight=weight),
         gauc=click.gauc(label, score=score_P, user=shown.user_P, weight=weight),
         average_precision=click.average_precision(label, score=score_P, weight=weight),
         brier=click.brier(label, probability=score_P, weight=weight),
@@ -189,39 +192,29 @@ def ranking_figures(at: Found, *, ks: Sequence[int]) -> RankingFigures:
 
 
 def _comparisons(shown: _Shown, positions: Mapping[str, Found], *, k: int, seed: int) -> dict[str, Comparison]:
+    others = {name: score for name, score in shown.scores.items() if name != MODEL}
     label, weight, user = shown.label_P, shown.weight_P, shown.user_P
-    with_positive = np.unique(shown.occasion_P[label > 0])
+    areas = paired_aucs(label, score=shown.scores[MODEL], others=others, user=user, weight=weight, seed=seed)
     occasion, first = np.unique(shown.occasion_P, return_index=True)
-    user_O = user[first][np.isin(occasion, with_positive)]
-    model = shown.scores[MODEL]
-    loss_P = click.log_losses(label, probability=model)
+    user_O = user[first][np.isin(occasion, shown.occasion_P[label > 0])]
+    loss_P, ndcg_O = shown.losses[MODEL], ranking.ndcgs(positions[MODEL], k=k)
     result = {}
-    for name, score in shown.scores.items():
-        if name == MODEL:
-            continue
-        result[name] = Comparison(
-            auc=paired_auc(label, score_a=model, score_b=score, user=user, weight=weight, seed=seed),
-            log_loss=paired_mean(
-                loss_P, value_b=click.log_losses(label, probability=score), user=user, weight=weight, seed=seed
-            ),
-            ndcg=paired_mean(
-                ranking.ndcgs(positions[MODEL], k=k),
-                value_b=ranking.ndcgs(positions[name], k=k),
-                user=user_O,
-                seed=seed,
-            ),
-        )
+    for name in others:
+        loss = paired_mean(loss_P, value_b=shown.losses[name], user=user, weight=weight, seed=seed)
+        ndcg = paired_mean(ndcg_O, value_b=ranking.ndcgs(positions[name], k=k), user=user_O, seed=seed)
+        result[name] = Comparison(auc=areas[name], log_loss=loss, ndcg=ndcg)
     return result
 
 
 def _slice(name: str, mask_P: NDArray[np.bool_], shown: _Shown) -> SliceFigures:
-    label, weight = shown.label_P[mask_P], shown.weight_P[mask_P]
+    row_P = np.flatnonzero(mask_P)
+    label, weight = shown.label_P[row_P], shown.weight_P[row_P]
     return SliceFigures(
         name=name,
-        rows=int(mask_P.sum()),
+        rows=len(row_P),
         positives=int((label > 0).sum()),
-        auc={m: click.auc(label, score=score[mask_P], weight=weight) for m, score in shown.scores.items()},
-        log_loss={m: click.log_loss(label, probability=s[mask_P], weight=weight) for m, s in shown.scores.items()},
+        auc={m: click.auc(label, score=score[row_P], weight=weight) for m, score in shown.scores.items()},
+        log_loss={m: click.mean(loss[row_P], weight=weight) for m, loss in shown.losses.items()},
     )
 
 

@@ -7,6 +7,7 @@ Shape letters: N rows, U users, S resamples, C score classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,14 +45,46 @@ def paired_auc(
     seed: int = 0,
 ) -> Difference:
     """AUC of a minus AUC of b. The resamples count scores in classes of at most 1/500 of either label (ties within a class)."""
+    found = paired_aucs(
+        label,
+        score=score_a,
+        others={"b": score_b},
+        user=user,
+        weight=weight,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return found["b"]
+
+
+def paired_aucs(
+    label: ArrayLike,
+    *,
+    score: ArrayLike,
+    others: Mapping[str, ArrayLike],
+    user: ArrayLike,
+    weight: ArrayLike | None = None,
+    resamples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """`paired_auc` of one score against several others, all on the same draws."""
     label_N = np.asarray(label, np.float64)
     weight_N = click.weights(label_N, weight=weight)
     user_N, draws_SU = _draws(user, resamples=resamples, seed=seed)
-    estimate = click.auc(label_N, score=score_a, weight=weight_N) - click.auc(label_N, score=score_b, weight=weight_N)
-    sampled_S = np.zeros(resamples)
-    for sign, score in ((1, score_a), (-1, score_b)):
-        sampled_S += sign * _resampled_auc(label_N, np.asarray(score, np.float64), weight_N, user_N, draws_SU)
-    return _difference(estimate, sampled_S, users=draws_SU.shape[1], confidence=confidence)
+
+    def both(scores: ArrayLike) -> tuple[float, Floats]:
+        exact = click.auc(label_N, score=scores, weight=weight_N)
+        return exact, _resampled_auc(label_N, np.asarray(scores), weight_N, user_N, draws_SU)
+
+    exact, sampled_S = both(score)
+    result = {}
+    for name, other in others.items():
+        exact_other, sampled_other_S = both(other)
+        gap_S = sampled_S - sampled_other_S
+        result[name] = _difference(exact - exact_other, gap_S, users=draws_SU.shape[1], confidence=confidence)
+    return result
 
 
 def paired_mean(
@@ -78,17 +111,20 @@ def paired_mean(
 
 def _draws(user: ArrayLike, *, resamples: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Each row's user as a number, and how often each user is drawn in each resample."""
-    names, user_N = np.unique(np.asarray(user), return_inverse=True)
-    users = len(names)
+    user_N, users = click.numbered(user)
     random = np.random.default_rng(seed)
     draws_SU = np.zeros((resamples, users), np.float32)
     for draw_U in draws_SU:
         draw_U += np.bincount(random.integers(0, users, users), minlength=users) if users else 0
-    return user_N.astype(np.int64), draws_SU
+    return user_N, draws_SU
 
 
 def _resampled_auc(
-    label_N: Floats, score_N: Floats, weight_N: Floats, user_N: NDArray[np.int64], draws_SU: NDArray[np.float32]
+    label_N: Floats,
+    score_N: NDArray[np.floating],
+    weight_N: Floats,
+    user_N: NDArray[np.int64],
+    draws_SU: NDArray[np.float32],
 ) -> Floats:
     """AUC of every resample from per-user histograms over score classes, a few thousand users at a time."""
     class_N, classes = _score_classes(label_N, score_N)
@@ -109,12 +145,13 @@ def _resampled_auc(
         return (positive_SC * below_SC).sum(1) / (positive_SC.sum(1) * negative_SC.sum(1))
 
 
-def _score_classes(label_N: Floats, score_N: Floats) -> tuple[NDArray[np.int64], int]:
+def _score_classes(label_N: Floats, score_N: NDArray[np.floating]) -> tuple[NDArray[np.int64], int]:
     edges = []
     for value in (0.0, 1.0):
         score_M = score_N[label_N == value]
         if len(score_M):
-            edges.append(np.quantile(score_M, np.linspace(0, 1, CLASSES + 1), method="nearest"))
+            place = np.linspace(0, len(score_M) - 1, CLASSES + 1).round().astype(np.int64)
+            edges.append(np.sort(score_M)[place])
     edge_C = np.unique(np.concatenate(edges)) if edges else np.zeros(1)
     return np.searchsorted(edge_C, score_N, side="right"), len(edge_C) + 1
 

@@ -37,16 +37,19 @@ def reliability(
     weight_N = weights(label_N, weight=weight)
     if not weight_N.sum() > 0:
         return Reliability(np.empty(0), np.empty(0), np.empty(0))
-    _, value_N = np.unique(p_N, return_inverse=True)
-    mass_V = np.bincount(value_N, weight_N)
-    middle_V = (np.cumsum(mass_V) - mass_V / 2) / mass_V.sum()
-    bin_N = np.minimum((middle_V * bins).astype(np.int64), bins - 1)[value_N]
-    weight_B = np.bincount(bin_N, weight_N, bins).astype(np.float64)
+    order_N = np.argsort(p_N)
+    label_N, p_N, weight_N = label_N[order_N], p_N[order_N], weight_N[order_N]
+    start_V = np.flatnonzero(np.r_[True, p_N[1:] != p_N[:-1]])
+    upto_V = np.append(np.cumsum(weight_N)[start_V[1:] - 1], weight_N.sum())
+    middle_V = (np.r_[0.0, upto_V[:-1]] + upto_V) / 2 / upto_V[-1]
+    bin_V = np.minimum((middle_V * bins).astype(np.int64), bins - 1)
+    start_B = start_V[np.flatnonzero(np.r_[True, np.diff(bin_V) != 0])]
+    weight_B = np.add.reduceat(weight_N, start_B)
     full_B = weight_B > 0
-    weight_B = weight_B[full_B]
-    predicted_B = np.bincount(bin_N, weight_N * p_N, bins)[full_B] / weight_B
-    observed_B = np.bincount(bin_N, weight_N * label_N, bins)[full_B] / weight_B
-    return Reliability(weight_B, predicted_B, observed_B)
+    with np.errstate(invalid="ignore"):
+        predicted_B = np.add.reduceat(weight_N * p_N, start_B) / weight_B
+        observed_B = np.add.reduceat(weight_N * label_N, start_B) / weight_B
+    return Reliability(weight_B[full_B], predicted_B[full_B], observed_B[full_B])
 
 
 def ece(label: ArrayLike, *, probability: ArrayLike, weight: ArrayLike | None = None, bins: int = 10) -> float:

@@ -41,40 +41,94 @@ def auc(label: ArrayLike, *, score: ArrayLike, weight: ArrayLike | None = None) 
 
     Rank form of Mann and Whitney (1947), Hanley and McNeil (1982). NaN without positive or without negative weight.
     """
-    label_N, score_N = np.asarray(label), np.asarray(score)
-    if not len(label_N):
+    label_N, score_N = np.asarray(label, np.float64), np.asarray(score)
+    weight_N = weights(label_N, weight=weight)
+    positive_P, negative_M = np.flatnonzero(label_N > 0), np.flatnonzero(label_N < 1)
+    below = _Cumulative.of(score_N[negative_M], (weight_N * (1 - label_N))[negative_M])
+    mass_P = (weight_N * label_N)[positive_P]
+    if not (mass_P.sum() > 0 and below.total > 0):
         return float("nan")
-    value_G, _, _ = grouped_auc(label_N, score=score_N, group=np.zeros(len(label_N), np.int64), weight=weight)
-    return float(value_G[0])
+    # Ties count a half, whatever the order of the rows.
+    wins = float(mass_P @ (below.under(score_N[positive_P]) + below.up_to(score_N[positive_P])) / 2)
+    # Rounding in the sums must not lift a perfect order above 1.
+    return min(1.0, wins / (float(mass_P.sum()) * below.total))
+
+
+@dataclass(frozen=True)
+class _Cumulative:
+    """Sorted scores and the weight up to each: all that ranks need of one class."""
+
+    score_M: NDArray[np.floating]
+    weight_M: Floats
+
+    @staticmethod
+    def of(score_M: NDArray[np.floating], weight_M: Floats) -> _Cumulative:
+        if len(weight_M) and (weight_M == weight_M[0]).all():
+            return _Cumulative(np.sort(score_M), weight_M[0] * np.arange(len(score_M) + 1))
+        order_M = np.argsort(score_M)
+        return _Cumulative(score_M[order_M], np.concatenate([[0.0], np.cumsum(weight_M[order_M])]))
+
+    @property
+    def total(self) -> float:
+        return float(self.weight_M[-1])
+
+    def under(self, score_P: NDArray[np.floating]) -> Floats:
+        """Weight of scores < each of `score_P`."""
+        return self.weight_M[np.searchsorted(self.score_M, score_P, side="left")]
+
+    def up_to(self, score_P: NDArray[np.floating]) -> Floats:
+        """Weight of scores ≤ each of `score_P`."""
+        return self.weight_M[np.searchsorted(self.score_M, score_P, side="right")]
 
 
 def grouped_auc(
     label: ArrayLike, *, score: ArrayLike, group: ArrayLike, weight: ArrayLike | None = None
-) -> tuple[Floats, Floats, NDArray[np.generic]]:
-    """`auc` within each group: (value_G, NaN where undefined; weight_G, the sum of the rows' weights; the groups' names)."""
-    label_N, score_N = np.asarray(label, np.float64), np.asarray(score)
+) -> tuple[Floats, Floats]:
+    """`auc` within each group, groups in sorted order: (value_G, NaN where undefined; weight_G, the sum of the rows' weights)."""
+    label_N = np.asarray(label, np.float64)
     weight_N = weights(label_N, weight=weight)
+    group_N, groups = numbered(group)
     if not len(label_N):
-        nothing_G = np.empty(0, np.float64)
-        return nothing_G, nothing_G, np.asarray(group)
-    name_G, group_N = np.unique(np.asarray(group), return_inverse=True)
-    order_N = np.lexsort((score_N, group_N))
-    group_N, score_N = group_N[order_N], score_N[order_N]
+        return np.empty(0), np.empty(0)
+    key_N = within(group_N, score=score)
+    order_N = np.argsort(key_N)
+    key_N = key_N[order_N]
     positive_N = (weight_N * label_N)[order_N]
     negative_N = (weight_N * (1 - label_N))[order_N]
     # One run per distinct (group, score): ties count a half, whatever the order of the rows.
-    start_R = np.flatnonzero(np.r_[True, (np.diff(group_N) != 0) | (np.diff(score_N) != 0)])
+    start_R = np.flatnonzero(np.r_[True, key_N[1:] != key_N[:-1]])
     positive_R, negative_R = np.add.reduceat(positive_N, start_R), np.add.reduceat(negative_N, start_R)
-    group_R = group_N[start_R]
-    positive_G = np.bincount(group_R, positive_R, len(name_G))
-    negative_G = np.bincount(group_R, negative_R, len(name_G))
+    group_R = group_N[order_N[start_R]]
+    positive_G = np.bincount(group_R, positive_R, groups).astype(np.float64)
+    negative_G = np.bincount(group_R, negative_R, groups).astype(np.float64)
     before_R = np.cumsum(negative_R) - negative_R - (np.cumsum(negative_G) - negative_G)[group_R]
-    wins_G = np.bincount(group_R, positive_R * (before_R + negative_R / 2), len(name_G))
+    wins_G = np.bincount(group_R, positive_R * (before_R + negative_R / 2), groups)
     with np.errstate(invalid="ignore", divide="ignore"):
         value_G = wins_G / (positive_G * negative_G)
-    # Rounding in the sums must not lift a perfect order above 1.
-    value_G = np.clip(value_G, 0.0, 1.0)
-    return value_G, (positive_G + negative_G).astype(np.float64), name_G
+    return np.clip(value_G, 0.0, 1.0), positive_G + negative_G
+
+
+def numbered(name: ArrayLike) -> tuple[NDArray[np.int64], int]:
+    """(a number for each row's name, 0 ≤ number < how many names there are), in the names' order."""
+    name_N = np.asarray(name)
+    if np.issubdtype(name_N.dtype, np.integer) and len(name_N) and name_N.min() >= 0 and name_N.max() < 4 * len(name_N):
+        seen = np.zeros(int(name_N.max()) + 1, np.int64)
+        seen[name_N] = 1
+        return (np.cumsum(seen) - 1)[name_N], int(seen.sum())
+    names, code_N = np.unique(name_N, return_inverse=True)
+    return code_N.astype(np.int64), len(names)
+
+
+def within(group_N: NDArray[np.int64], *, score: ArrayLike) -> NDArray[np.int64]:
+    """One integer per row that orders by group, then by rising score: much faster to sort than two keys."""
+    score_N = np.asarray(score)
+    if score_N.dtype == np.float32:
+        # The bits of a float32 order like the number itself once those of negative numbers are turned round (0.0 + x: no -0).
+        bit_N = (score_N + np.float32(0)).view(np.int32).astype(np.int64)
+        place_N = np.where(bit_N < 0, -0x80000000 - bit_N, bit_N) + 0x80000000
+    else:
+        place_N = np.unique(score_N, return_inverse=True)[1].astype(np.int64)
+    return (group_N << 32) | place_N
 
 
 def gauc(label: ArrayLike, *, score: ArrayLike, user: ArrayLike, weight: ArrayLike | None = None) -> Gauc:
@@ -82,7 +136,7 @@ def gauc(label: ArrayLike, *, score: ArrayLike, user: ArrayLike, weight: ArrayLi
 
     Zhou et al., Deep Interest Network, KDD 2018, section 5.3. NaN when no user has both labels.
     """
-    value_U, weight_U, _ = grouped_auc(label, score=score, group=user, weight=weight)
+    value_U, weight_U = grouped_auc(label, score=score, group=user, weight=weight)
     counted_U = np.isfinite(value_U)
     if not counted_U.any():
         return Gauc(value=float("nan"), users=0, all_users=len(value_U))
@@ -141,14 +195,15 @@ def average_precision(label: ArrayLike, *, score: ArrayLike, weight: ArrayLike |
     """
     label_N, score_N = np.asarray(label, np.float64), np.asarray(score)
     weight_N = weights(label_N, weight=weight)
-    if not len(label_N) or not (weight_N * label_N).sum():
+    hit_N, miss_N = weight_N * label_N, weight_N * (1 - label_N)
+    hits = _Cumulative.of(score_N[hit_N > 0], hit_N[hit_N > 0])
+    if not hits.total:
         return float("nan")
-    order_N = np.argsort(-score_N, kind="stable")
-    last_R = np.flatnonzero(np.r_[np.diff(score_N[order_N]) != 0, True])
-    hit_R = np.cumsum((weight_N * label_N)[order_N])[last_R]
-    called_R = np.cumsum(weight_N[order_N])[last_R]
-    precision_R = np.divide(hit_R, called_R, out=np.zeros_like(hit_R), where=called_R > 0)
-    return float((np.diff(hit_R, prepend=0.0) * precision_R).sum() / hit_R[-1])
+    misses = _Cumulative.of(score_N[miss_N > 0], miss_N[miss_N > 0])
+    step_R = np.unique(score_N[hit_N > 0])[::-1]
+    hit_R = hits.total - hits.under(step_R)
+    called_R = hit_R + misses.total - misses.under(step_R)
+    return float((np.diff(hit_R, prepend=0.0) * hit_R / called_R).sum() / hits.total)
 
 
 def roc(label: ArrayLike, *, score: ArrayLike, weight: ArrayLike | None = None) -> tuple[Floats, Floats]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clm_ray.metrics.click import Floats
+from clm_ray.metrics.click import Floats, numbered, within
 
 Ints = NDArray[np.int64]
+_TIED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,37 @@ def tie_break(item: ArrayLike, *, seed: int = 0) -> NDArray[np.uint64]:
         return z_N ^ (z_N >> np.uint64(31))
 
 
-def ranks(score: ArrayLike, *, occasion: ArrayLike, item: ArrayLike, seed: int = 0) -> Ints:
-    """1-based rank of each row within its occasion, highest score first, ties in the order of `tie_break(item)`."""
-    score_N, occasion_N = np.asarray(score), np.asarray(occasion)
-    order_N = np.lexsort((tie_break(item, seed=seed), -score_N, occasion_N))
-    sorted_N = occasion_N[order_N]
-    start_N = np.r_[True, sorted_N[1:] != sorted_N[:-1]] if len(sorted_N) else np.empty(0, bool)
-    place_N = np.arange(len(sorted_N))
-    rank_N = np.empty(len(sorted_N), np.int64)
-    rank_N[order_N] = place_N - np.maximum.accumulate(np.where(start_N, place_N, 0)) + 1
-    return rank_N
-
-
 def found(label: ArrayLike, *, score: ArrayLike, occasion: ArrayLike, item: ArrayLike, seed: int = 0) -> Found:
-    """Rank every row within its occasion and keep the positives' ranks. Occasions without a positive are left out."""
-    positive_N = np.asarray(label) > 0
-    rank_N = ranks(score, occasion=occasion, item=item, seed=seed)
-    _, occasion_F = np.unique(np.asarray(occasion)[positive_N], return_inverse=True)
-    return Found(rank_F=rank_N[positive_N], occasion_F=occasion_F.astype(np.int64))
+    """Rank every row within its occasion, highest score first, and keep the positives' ranks.
+
+    Equal scores stand in the order of `tie_break(item)`. Occasions without a positive are left out.
+    """
+    positive_F = np.flatnonzero(np.asarray(label) > 0)
+    occasion_N, _ = numbered(occasion)
+    key_N = within(occasion_N, score=score)
+    order_N = np.argsort(key_N)
+    sorted_N = key_N[order_N]
+    first_F = np.searchsorted(sorted_N, key_N[positive_F], side="left")
+    last_F = np.searchsorted(sorted_N, key_N[positive_F], side="right")
+    end_F = np.searchsorted(sorted_N, (occasion_N[positive_F] + 1) << 32, side="left")
+    rank_F = 1 + end_F - last_F + _tied_before(order_N, first_F, last_F, positive_F, tie_break(item, seed=seed))
+    return Found(rank_F=rank_F.astype(np.int64), occasion_F=numbered(occasion_N[positive_F])[0])
+
+
+def _tied_before(
+    order_N: Ints, first_F: Ints, last_F: Ints, positive_F: Ints, tie_N: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """For each positive, how many rows of its run of equal scores (places first to last) its tie-break puts before it."""
+    before_F = np.zeros(len(positive_F), np.int64)
+    tied = np.flatnonzero(last_F - first_F > 1)
+    length = (last_F - first_F)[tied]
+    for part in np.split(tied, np.flatnonzero(np.diff(np.cumsum(length) // _TIED_AT_ONCE)) + 1):
+        count = (last_F - first_F)[part]
+        owner = np.repeat(np.arange(len(part)), count)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count - first_F[part], count)
+        earlier = tie_N[order_N[place]] < tie_N[positive_F[part]][owner]
+        before_F[part] = np.bincount(owner, earlier, len(part))
+    return before_F
 
 
 def recalls(positives: Found, *, k: int) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import ndcg_score
 
 from clm_ray.metrics import ranking
@@ -46,27 +47,31 @@ def test_metrics_of_a_list_counted_by_hand() -> None:
     assert ranking.ndcgs(at, k=3) == pytest.approx([1 / best, 0.5 / best])
 
 
+def _ranks(score: NDArray, occasion: NDArray, item: NDArray, seed: int = 0) -> NDArray[np.int64]:
+    return ranking.found(np.ones(len(score)), score=score, occasion=occasion, item=item, seed=seed).rank_F
+
+
 def test_ties_are_broken_by_a_hash_of_the_item_alone() -> None:
-    items = np.arange(200)
-    label = np.zeros(200)
-    label[:20] = 1  # a stable sort would put all positives first
+    items, flat = np.arange(200), np.zeros(200)
     order = np.random.default_rng(0).permutation(200)
-    first = ranking.ranks(np.zeros(200), occasion=np.zeros(200), item=items)
-    again = ranking.ranks(np.zeros(200), occasion=np.zeros(200), item=items[order])
+    first = _ranks(flat, flat, items)
     assert sorted(first) == list(range(1, 201))
-    assert again.tolist() == first[order].tolist()
+    assert _ranks(flat, flat, items[order]).tolist() == first[order].tolist()
+    # A stable sort would give the first twenty rows the first twenty places.
     assert 60 < first[:20].mean() < 140
-    assert ranking.ranks(np.zeros(200), occasion=np.zeros(200), item=items, seed=1).tolist() != first.tolist()
+    assert _ranks(flat, flat, items, seed=1).tolist() != first.tolist()
 
 
-@given(st.integers(0, 10_000))
-def test_a_higher_score_has_a_better_rank_in_its_own_occasion(seed: int) -> None:
+@given(st.integers(0, 10_000), st.sampled_from([np.float32, np.float64]))
+def test_rows_stand_by_score_then_tie_break_in_their_own_occasion(seed: int, kind: type) -> None:
     random = np.random.default_rng(seed)
-    score, occasion = random.normal(size=30), random.integers(0, 4, 30)
-    rank = ranking.ranks(score, occasion=occasion, item=np.arange(30))
-    for name in set(occasion.tolist()):
-        mine = occasion == name
-        assert rank[mine][np.argsort(-score[mine])].tolist() == list(range(1, mine.sum() + 1))
+    score, occasion = (random.integers(-3, 3, 40) / 4).astype(kind), random.integers(0, 4, 40)
+    label = random.integers(0, 2, 40)
+    at = ranking.found(label, score=score, occasion=occasion, item=np.arange(40))
+    order = np.lexsort((ranking.tie_break(np.arange(40)), -score, occasion)).tolist()
+    for row, rank in zip(np.flatnonzero(label), at.rank_F, strict=True):
+        mine = [r for r in order if occasion[r] == occasion[row]]
+        assert mine.index(row) + 1 == rank
 
 
 def test_nothing_to_find_is_nan() -> None:
