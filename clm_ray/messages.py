@@ -191,24 +191,30 @@ class Profile(Answer):
 class RetentionAction(Answer):
     """The one decision of this user's decision period, and how it came about."""
 
+    action_id: str
+    """The record of this decision in the store; the same for every answer within the period."""
     action: str
     """`none`, or what to do to keep the user."""
     propensity: Probability
-    """Probability with which this action was drawn."""
+    """Probability with which the action was drawn."""
     probabilities: dict[str, Probability]
     """Of every action that was feasible."""
     holdout: bool
     """The user belongs to the group that never gets an action."""
-    epoch: str
-    """The decision period; within it, the same decision is returned again."""
+    epoch: int
+    """Number of the decision period on the user's own calendar."""
+    epoch_start: int
+    """Its first moment, UTC microseconds; the decision is based on the user as of then."""
     policy: str
     """Version of the policy."""
+    cost: float
+    """What is set aside for the action, in the recipe's currency."""
     reason: str
-    """In words."""
-    decision_id: str | None = None
-    """The record of this retention decision in the store."""
+    """In words, in short."""
     masked: dict[str, str] | None = None
     """With `explain`: action → the rule that ruled it out."""
+    explanation: list[str] | None = None
+    """With `explain`: how it came about, sentence by sentence."""
 
 
 Degraded = Literal[

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clm_ray.errors import ClmError, EndpointError, ForbiddenError, OverloadedError, RequestError
+from clm_ray.errors import ClmError, EndpointError, RequestError, StoreError
 from clm_ray.messages import FieldProblem, Problem
 
 logger = logging.getLogger("clm_ray.serve")
@@ -64,7 +65,9 @@ def sentence(error: dict[str, Any]) -> str:
 
 def problem_of(error: ClmError) -> Problem:
     """A `ClmError` as problem details. What is not the caller's doing is a 503 for the store and endpoint, else a 500."""
-    status = error.status if isinstance(error, RequestError | EndpointError) else 500
+    status = 503 if isinstance(error, StoreError) else 500
+    if isinstance(error, RequestError | EndpointError):
+        status = error.status
     return Problem(
         type=f"urn:clm-ray:{type(error).__name__.removesuffix('Error').lower()}",
         title=_TITLES.get(status, "Error"),
@@ -137,16 +140,45 @@ def install(app: FastAPI) -> None:
         return respond(plain_problem(500, "Something broke while answering"))
 
 
+def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """OpenAPI as FastAPI makes it, with the problems under the media type they really have. For `app.openapi`."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made_before = app.openapi_schema is not None
+        spec = generate()
+        for path in () if made_before else spec["paths"].values():
+            for response in (r for operation in path.values() for r in operation["responses"].values()):
+                content = response.get("content", {})
+                if content.get("application/json", {}).get("schema", {}).get("$ref", "").endswith("/Problem"):
+                    content[MEDIA_TYPE] = content.pop("application/json")
+        return spec
+
+    return openapi
+
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": _TITLES[status], "content": {MEDIA_TYPE: {}}}
-    for status in (
-        400,
-        ForbiddenError.status,
-        413,
-        RequestError.status,
-        OverloadedError.status,
-        500,
-        EndpointError.status,
-    )
+    status: {"model": Problem, "description": _TITLES[status]} for status in (400, 403, 413, 422, 429, 500, 503)
 }
 """What the routes may answer beside their result, for OpenAPI."""
+
+
+class BodyLimit:
+    """ASGI middleware: stops reading a body that is longer than `limit` bytes, with a 413."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._limit:
+                raise HTTPException(413, f"The body is longer than {self._limit} bytes")
+            return message
+
+        await self._app(scope, counted, send)

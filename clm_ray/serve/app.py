@@ -1,0 +1,166 @@
+"""The application: plain classes become Ray Serve deployments here, and only here.
+
+    Gateway ──▶ Profiler ──▶ ( Ranker ∥ Retention ) ──▶ answer
+
+Ray looks at the annotation of `build_app` to check its arguments, so this module must not postpone annotations
+(`from __future__ import annotations`): Ray would hand over an unchecked dict.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
+from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.serve.gateway import Gateway
+from clm_ray.serve.hops import Hops, ProfileBatch, Profiled, RankBatch, Ranked
+from clm_ray.serve.http import build_http
+from clm_ray.serve.opened import Opened
+from clm_ray.serve.retention import Retention, open_retention
+from clm_ray.store.clock import open_clock
+from clm_ray.store.store import Store, open_store
+
+# Profiler and Ranker bring torch along; the replicas of the gateway and of retention load this module without it.
+
+
+class GatewayReplica(Gateway):
+    """Opens what the gateway needs from the arguments."""
+
+    def __init__(
+        self, args: AppArgs, profiler: DeploymentHandle, ranker: DeploymentHandle, retention: DeploymentHandle
+    ) -> None:
+        served = open_catalogue(_release(args))
+        store = _store(args)
+        hops = Hops(
+            profile=profiler.profile.remote,
+            rank=ranker.rank.remote,
+            retain=retention.retain.remote,
+            loaded={
+                "profiler": profiler.loaded.remote,
+                "ranker": ranker.loaded.remote,
+                "retention": retention.loaded.remote,
+            },
+        )
+        super().__init__(
+            served=served,
+            store=store,
+            clock=open_clock(store, kind=served.recipe.serve.clock),
+            hops=hops,
+            coalesce=args.coalesce,
+            timeouts=args.timeouts,
+        )
+        self._admin_token = args.admin_token()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve once the replica is there."""
+        return build_http(self, admin_token=self._admin_token)
+
+
+class ProfilerReplica:
+    """Loads the model when the replica starts, and hands over to `Profiler`."""
+
+    def __init__(self, args: AppArgs) -> None:
+        from clm_ray.model.inference import Scorer
+        from clm_ray.serve.profiler import Profiler, ProfilerRelease
+
+        def open_release(folder: Path) -> ProfilerRelease:
+            return ProfilerRelease(Scorer.open(folder, threads=args.threads), thresholds_of(folder))
+
+        self._part = Profiler(releases=Opened(_release(args), open_release=open_release), store=_store(args))
+
+    async def loaded(self) -> str:
+        """See `Profiler.loaded`."""
+        return await self._part.loaded()
+
+    async def profile(self, batch: ProfileBatch) -> Profiled:
+        """See `Profiler.profile`."""
+        return await self._part.profile(batch)
+
+
+class RankerReplica:
+    """Loads the model when the replica starts, and hands over to `Ranker`."""
+
+    def __init__(self, args: AppArgs) -> None:
+        from clm_ray.model.inference import Scorer
+        from clm_ray.serve.ranker import Ranker
+
+        def open_release(folder: Path) -> Scorer:
+            return Scorer.open(folder, threads=args.threads)
+
+        self._part = Ranker(releases=Opened(_release(args), open_release=open_release))
+
+    async def loaded(self) -> str:
+        """See `Ranker.loaded`."""
+        return await self._part.loaded()
+
+    async def rank(self, batch: RankBatch) -> list[Ranked]:
+        """See `Ranker.rank`."""
+        return await self._part.rank(batch)
+
+
+class RetentionReplica(Retention):
+    """Opens what retention needs from the arguments."""
+
+    def __init__(self, args: AppArgs) -> None:
+        super().__init__(releases=Opened(_release(args), open_release=open_retention), store=_store(args))
+
+
+def build_app(args: AppArgs) -> Application:
+    """The application of one release, ready for `serve.run` or a Serve config file.
+
+    Root, release and store are settled here, once, so that a replica that starts later serves the same release.
+    Raises ConfigError when there is no such release, StoreError when the store cannot be used.
+    """
+    settled = resolve(args)
+    _store(settled).close()  # makes file and tables before many replicas want them
+    parts = {
+        "Profiler": _deployment("Profiler", ProfilerReplica, settled.profiler, settled.scaling),
+        "Ranker": _deployment("Ranker", RankerReplica, settled.ranker, settled.scaling),
+        "Retention": _deployment("Retention", RetentionReplica, settled.retention, settled.scaling),
+    }
+    ingress = serve.ingress()(GatewayReplica)
+    gateway = _deployment("Gateway", ingress, settled.gateway, settled.scaling)
+    return gateway.bind(settled, *(part.bind(settled) for part in parts.values()))
+
+
+def _deployment(name: str, replica: type, part: PartArgs, scaling: ScalingArgs) -> Any:
+    """A deployment: bounded everywhere, replaced without a gap, scaled between its two bounds."""
+    size: dict[str, Any] = {"num_replicas": part.min_replicas}
+    if part.max_replicas > part.min_replicas:
+        size = {
+            "autoscaling_config": {
+                "min_replicas": part.min_replicas,
+                "max_replicas": part.max_replicas,
+                "target_ongoing_requests": part.target_ongoing_requests,
+                "upscale_delay_s": scaling.upscale_delay_s,
+                "downscale_delay_s": scaling.downscale_delay_s,
+                "look_back_period_s": scaling.look_back_period_s,
+            }
+        }
+    return serve.deployment(
+        replica,
+        name=name,
+        ray_actor_options={"num_cpus": part.num_cpus},
+        max_ongoing_requests=part.max_ongoing_requests,
+        max_queued_requests=part.max_queued_requests,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
+        max_surge_percent=100,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=15.0,
+        max_constructor_retry_count=2,
+        **size,
+    )
+
+
+def _release(args: AppArgs) -> Path:
+    assert args.release is not None, "build_app settles the release"
+    return Path(args.release)
+
+
+def _store(args: AppArgs) -> Store:
+    assert args.store_url is not None, "build_app settles the store"
+    return open_store(args.store_url)

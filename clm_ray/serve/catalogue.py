@@ -1,0 +1,91 @@
+"""What the gateway needs of a release: enough to check requests, name items and fall back on what is popular; no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.errors import ReleaseError
+from clm_ray.features.catalogue import Catalogue
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.statistics import ItemStatistics
+from clm_ray.lifecycle.stages import Thresholds
+from clm_ray.serve.popular import popular_rows
+
+_STATISTICS = ("item", "day", "events", "positives", "total")
+
+
+@dataclass(frozen=True)
+class ServedCatalogue:
+    """One release as the gateway sees it. popular_I: rows, most popular first."""
+
+    release: str
+    recipe: Recipe
+    catalogue: Catalogue
+    vocabulary: EventVocabulary
+    popular_I: NDArray[np.int32]
+
+    @cached_property
+    def popular_place_I(self) -> NDArray[np.int64]:
+        """Place of each row in `popular_I`."""
+        place_I = np.full(len(self.catalogue), len(self.popular_I), np.int64)
+        place_I[self.popular_I] = np.arange(len(self.popular_I))
+        return place_I
+
+    @property
+    def event_types(self) -> list[str]:
+        """Event types that callers may send."""
+        return [name for name in self.vocabulary.names if name != self.recipe.serve.impression_event]
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a release. Raises ReleaseError when it is missing, ConfigError when it is damaged."""
+    try:
+        return recipe_from(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise _missing(error) from error
+
+
+def thresholds_of(folder: Path) -> Thresholds:
+    """The life-cycle thresholds of a release. Raises ReleaseError when there are none."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return Thresholds.from_dict(manifest["thresholds"])
+    except FileNotFoundError as error:
+        raise _missing(error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            "the manifest names no life-cycle thresholds", field="release", value=str(folder), fix="publish again"
+        ) from error
+
+
+def open_catalogue(folder: Path) -> ServedCatalogue:
+    """Read it from a release; popularity as of the end of its statistics. Raises ReleaseError when a file is missing."""
+    recipe = recipe_of(folder)
+    try:
+        items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories"])
+        counts = pq.read_table(folder / "item_statistics.parquet", columns=list(_STATISTICS))
+    except FileNotFoundError as error:
+        raise _missing(error) from error
+    catalogue = Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
+    statistics = ItemStatistics(*(counts.column(name).to_numpy() for name in _STATISTICS))
+    return ServedCatalogue(
+        release=folder.name,
+        recipe=recipe,
+        catalogue=catalogue,
+        vocabulary=EventVocabulary(recipe.event_types),
+        popular_I=popular_rows(statistics, items=len(catalogue)),
+    )
+
+
+def _missing(error: FileNotFoundError) -> ReleaseError:
+    value = str(error.filename or error)
+    return ReleaseError("a file of the release is missing", field="release", value=value, fix="publish again")

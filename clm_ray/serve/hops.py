@@ -1,0 +1,88 @@
+"""What travels between gateway, profiler, ranker and retention: always a batch, always with the release it belongs to.
+
+A batch names its release because rows and vectors mean something within one release only: while a new release is rolled
+out, a replica of either side opens the other's release rather than mixing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.features.history import History
+from clm_ray.messages import Profile, RetentionAction
+
+
+@dataclass(frozen=True)
+class ProfileAsk:
+    """One user at one moment (µs). `recent`: events that only the caller knows."""
+
+    user_id: str
+    time: int
+    recent: History
+
+
+@dataclass(frozen=True)
+class ProfileBatch:
+    """To the profiler."""
+
+    release: str
+    asks: list[ProfileAsk]
+
+
+@dataclass(frozen=True)
+class RetentionFacts:
+    """What a retention decision looks at. activity_N: int64 µs, sorted, all of the user's activity before `time`."""
+
+    user_id: str
+    time: int
+    activity_N: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """The profiler's answer. `states`: the user states, pickled; only the ranker opens them, so the gateway needs no torch."""
+
+    profiles: list[Profile]
+    facts: list[RetentionFacts]
+    states: bytes
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """To the ranker. `rows`: per user the candidate rows, or None to retrieve them; `k`: items wanted."""
+
+    release: str
+    states: bytes
+    rows: list[NDArray[np.int32] | None]
+    k: list[int]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One slate, best first. row_K: int32, probability_K: float32."""
+
+    row_K: NDArray[np.int32]
+    probability_K: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RetainBatch:
+    """To retention."""
+
+    release: str
+    facts: list[RetentionFacts]
+
+
+@dataclass(frozen=True)
+class Hops:
+    """How the gateway reaches the other parts: handles of deployments, or the plain objects themselves."""
+
+    profile: Callable[[ProfileBatch], Awaitable[Profiled]]
+    rank: Callable[[RankBatch], Awaitable[list[Ranked]]]
+    retain: Callable[[RetainBatch], Awaitable[list[RetentionAction]]]
+    loaded: dict[str, Callable[[], Awaitable[str]]]
+    """Part → the release it has loaded."""

@@ -1,0 +1,38 @@
+"""Releases that a replica has open.
+
+A replica opens its own release when it starts. While a new release is rolled out it also meets batches of the other one, and
+opens that from the folder beside its own: rows and vectors of two releases are never mixed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+
+class Opened(Generic[R]):
+    """The release of this replica and the last few others it was asked for, by id (the name of the folder)."""
+
+    def __init__(self, folder: Path, *, open_release: Callable[[Path], R], keep: int = 2) -> None:
+        """Opens `folder` at once, so that a damaged release is noticed before it serves."""
+        self.release = folder.name
+        self._folder = folder.parent
+        self._open = open_release
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._opened: OrderedDict[str, R] = OrderedDict({self.release: open_release(folder)})
+
+    def get(self, release: str) -> R:
+        """An open release. Raises ReleaseError when there is no such release beside this replica's own."""
+        with self._lock:
+            if release not in self._opened:
+                self._opened[release] = self._open(self._folder / release)
+            self._opened.move_to_end(release)
+            while len(self._opened) > self._keep:
+                self._opened.pop(next(name for name in self._opened if name != self.release))
+            return self._opened[release]

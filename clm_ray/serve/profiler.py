@@ -1,0 +1,135 @@
+"""Profiler: from stored histories to user states and profiles, a batch at a time.
+
+As-of rule: an ask at time t sees only events strictly before t.
+
+Shape letters: N events of one user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.features.history import History
+from clm_ray.features.interests import interests
+from clm_ray.features.user import rfm
+from clm_ray.lifecycle.stages import Thresholds, explain_stage
+from clm_ray.messages import Interest, Profile
+from clm_ray.model.inference import Scorer, UserRequest, UserState
+from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled, RetentionFacts
+from clm_ray.serve.opened import Opened
+from clm_ray.store.history import StoredHistory
+from clm_ray.store.store import Store
+
+NO_ACTIVITY = "no activity yet: there is nothing to foresee from"
+
+
+@dataclass(frozen=True)
+class ProfilerRelease:
+    """What the profiler needs of a release."""
+
+    scorer: Scorer
+    thresholds: Thresholds
+
+
+class Profiler:
+    """Answers `ProfileBatch`es. The store is read in one thread pool, the model runs in a thread of its own."""
+
+    def __init__(self, *, releases: Opened[ProfilerRelease], store: Store) -> None:
+        self._releases = releases
+        self._store = store
+        self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="profiler-model")
+
+    async def loaded(self) -> str:
+        """The release this replica was started with; also proves that its store can be read."""
+        await asyncio.to_thread(self._store.overlays, ["readiness"])
+        return self._releases.release
+
+    async def profile(self, batch: ProfileBatch) -> Profiled:
+        """Profiles and states, in the order of the batch."""
+        users = [ask.user_id for ask in batch.asks]
+        stored = await asyncio.to_thread(self._store.histories, users)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._model, self._profile, batch, stored)
+
+    def _profile(self, batch: ProfileBatch, stored: dict[str, StoredHistory]) -> Profiled:
+        release = self._releases.get(batch.release)
+        requests = [_request(ask, stored[ask.user_id], release.scorer) for ask in batch.asks]
+        states = release.scorer.states(requests)
+        survival = release.scorer.survival(states)
+        profiles, facts = [], []
+        for place, request in enumerate(requests):
+            chances = None if survival is None else survival[place]
+            activity_N = request.history.time_N[release.scorer.vocabulary.is_activity(request.history)]
+            profile = _profile(request, activity_N, chances=chances, release=release)
+            profiles.append(profile)
+            facts.append(RetentionFacts(request.user_id, request.time, activity_N))
+        return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(states, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def states_of(payload: bytes) -> Sequence[UserState]:
+    """The states that a `Profiled` carries; called by the ranker, in the same cluster."""
+    states: Sequence[UserState] = pickle.loads(payload)
+    return states
+
+
+def merged(history: History, recent: History) -> History:
+    """Both, sorted by time; of events at the same time, `recent` comes later."""
+    if not len(recent):
+        return history
+    time_N = np.concatenate([history.time_N, recent.time_N])
+    order_N = np.argsort(time_N, kind="stable")
+    return History(
+        np.concatenate([history.item_N, recent.item_N])[order_N],
+        np.concatenate([history.event_N, recent.event_N])[order_N],
+        np.concatenate([history.value_N, recent.value_N])[order_N],
+        time_N[order_N],
+    )
+
+
+def _request(ask: ProfileAsk, stored: StoredHistory, scorer: Scorer) -> UserRequest:
+    history = stored.before(ask.time).history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
+    return UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
+
+
+def _profile(
+    request: UserRequest,
+    activity_N: NDArray[np.int64],
+    *,
+    chances: NDArray[np.float32] | None,
+    release: ProfilerRelease,
+) -> Profile:
+    scorer = release.scorer
+    why = explain_stage(activity_N, request.time, thresholds=release.thresholds)
+    habits = rfm(request.history, request.time, vocabulary=scorer.vocabulary)
+    liked = interests(request.history, request.time, catalogue=scorer.items, vocabulary=scorer.vocabulary)
+    chance, reason = _chance_active(chances, bool(len(activity_N)), scorer)
+    return Profile(
+        stage=why.stage,
+        why=why.text,
+        chance_active=chance,
+        chance_active_reason=reason,
+        recency_days=habits.recency_days,
+        frequency={str(days): count for days, count in habits.frequency.items()},
+        monetary={str(days): amount for days, amount in habits.monetary.items()},
+        tenure_days=habits.tenure_days,
+        interests=[Interest(category=name, weight=min(weight, 1.0)) for name, weight in liked],
+        events=len(request.history),
+    )
+
+
+def _chance_active(
+    chances: NDArray[np.float32] | None, active: bool, scorer: Scorer
+) -> tuple[dict[str, float] | None, str | None]:
+    retention = scorer.recipe.retention
+    if chances is None:
+        return None, retention.reason_off or "this release has no retention head"
+    if not active:
+        return None, NO_ACTIVITY
+    return {str(days): float(chances[retention.bin_ends.index(days)]) for days in retention.report_days}, None

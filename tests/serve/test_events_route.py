@@ -1,0 +1,140 @@
+"""POST /v1/events: a verdict for each event, and nothing acknowledged that is not durable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serve_fakes import NOW
+
+from clm_ray.errors import StoreError
+from clm_ray.messages import EventsAnswer
+from clm_ray.store.store import Store
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    return {"event_id": "e1", "user_id": "u", "event_type": "click", "item_id": "i1", **fields}
+
+
+def send(http: TestClient, *events: Any) -> EventsAnswer:
+    response = http.post("/v1/events", json={"events": list(events)})
+    assert response.status_code == 200, response.text
+    return EventsAnswer.model_validate_json(response.content)
+
+
+def test_an_accepted_event_is_in_the_history(http: TestClient, store: Store) -> None:
+    answer = send(http, event(value=2.5))
+    assert [verdict.status for verdict in answer.verdicts] == ["accepted"]
+    history = store.histories(["u"])["u"]
+    assert (history.items, history.types, history.time_N.tolist()) == (("i1",), ("click",), [NOW])
+
+
+def test_the_same_event_twice_is_one_event_in_and_across_batches(http: TestClient, store: Store) -> None:
+    first = send(http, event(), event(item_id="i2"))
+    second = send(http, event())
+    assert [v.status for v in first.verdicts + second.verdicts] == ["accepted", "duplicate", "duplicate"]
+    assert (first.accepted, first.duplicate, second.duplicate) == (1, 1, 1)
+    assert len(store.histories(["u"])["u"]) == 1
+
+
+def test_late_events_land_in_their_place(http: TestClient, store: Store) -> None:
+    send(http, event(event_id="b", timestamp=NOW - 10))
+    send(http, event(event_id="a", timestamp="2017-11-06T20:26:39.5Z", item_id="i2"))
+    assert store.histories(["u"])["u"].time_N.tolist() == [NOW - 500_000, NOW - 10]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"event_type": "kiss"}, "event_type"),
+        ({"event_type": "impression"}, "event_type"),
+        ({"event_id": None}, "event_id"),
+        ({"event_id": "impression:x"}, "event_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"timestamp": NOW + 301_000_000}, "timestamp"),
+        ({"timestamp": "yesterday"}, "timestamp"),
+        ({"timestamp": 1_509_876_000}, "timestamp"),
+        ({"event_type": "rating", "value": None}, "value"),
+        ({"value": "5"}, "value"),
+        ({"context": {"a": 1}}, "context.a"),
+        ({"price": 5}, "price"),
+    ],
+)
+def test_a_wrong_event_is_rejected_with_field_reason_and_fix_and_costs_no_other(
+    http: TestClient, store: Store, bad: dict[str, Any], field: str
+) -> None:
+    answer = send(http, event(event_id="before"), event(**bad), event(event_id="after"))
+    assert [verdict.status for verdict in answer.verdicts] == ["accepted", "rejected", "accepted"]
+    verdict = answer.verdicts[1]
+    assert verdict.field == field
+    assert verdict.reason
+    assert verdict.fix
+    assert len(store.histories(["u"])["u"]) == 2
+
+
+def test_a_little_ahead_of_the_clock_is_tolerated(http: TestClient) -> None:
+    assert send(http, event(timestamp=NOW + 299_000_000)).accepted == 1
+
+
+def test_what_is_not_even_an_object_gets_its_verdict(http: TestClient) -> None:
+    answer = send(http, 7, "x", None, [])
+    assert (answer.rejected, answer.accepted) == (4, 0)
+
+
+def test_an_unknown_item_is_kept_and_noted(http: TestClient, store: Store) -> None:
+    answer = send(http, event(item_id="brand-new"), event(event_id="e2", item_id=None))
+    assert [verdict.status for verdict in answer.verdicts] == ["accepted", "accepted"]
+    assert "not in the catalogue" in (answer.verdicts[0].note or "")
+    assert answer.verdicts[1].note is None
+    assert store.histories(["u"])["u"].items == ("brand-new",)
+
+
+def test_nothing_is_acknowledged_when_the_store_refuses(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise StoreError("disk full", fix="make room")
+
+    monkeypatch.setattr(store, "append_events", refuse)
+    response = http.post("/v1/events", json={"events": [event()]})
+    assert response.status_code == 503
+    assert response.json()["fix"] == "make room"
+    assert response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("body", [{}, {"events": []}, {"events": [event()] * 1001}, {"events": event()}, [event()], 7])
+def test_a_request_that_is_no_batch_is_refused_as_a_whole(http: TestClient, body: object) -> None:
+    response = http.post("/v1/events", json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+_NEARLY_EVENT = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(
+        ("event_id", "user_id", "event_type", "item_id", "timestamp", "value", "decision_id", "context"), _ANYTHING
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_NEARLY_EVENT | _ANYTHING, max_size=4))
+def test_whatever_the_events_are_each_has_a_verdict(http: TestClient, events: list[object]) -> None:
+    response = http.post("/v1/events", content=_json(events), headers={"Content-Type": "application/json"})
+    assert response.status_code in {200, 400, 422}, response.text
+    if response.status_code == 200:
+        assert len(response.json()["verdicts"]) == len(events)
+
+
+def _json(events: list[object]) -> bytes:
+    import json
+
+    return json.dumps({"events": events}).encode("utf-8", "surrogatepass")

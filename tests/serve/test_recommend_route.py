@@ -1,0 +1,211 @@
+"""POST /v1/recommend: what is answered, what is logged, what is refused, and how it degrades."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from serve_fakes import ADMIN, NOW, Parts
+
+from clm_ray.errors import StoreError
+from clm_ray.messages import Recommendation
+from clm_ray.store.store import Store
+
+
+def ask(http: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Recommendation:
+    response = http.post("/v1/recommend", json={"user_id": "u", **body}, headers=headers)
+    assert response.status_code == 200, response.text
+    return Recommendation.model_validate_json(response.content)
+
+
+def items(answer: Recommendation) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def test_a_full_answer_has_slate_profile_and_action(http: TestClient) -> None:
+    answer = ask(http, candidates=["i5", "i2", "i7", "i3"], k=2)
+    assert items(answer) == ["i2", "i3"]
+    assert [item.position for item in answer.items] == [1, 2]
+    assert answer.items[0].probability == pytest.approx(0.88)
+    assert answer.profile is not None
+    assert answer.profile.stage == "established"
+    assert answer.retention is not None
+    assert (answer.retention.action, answer.retention.masked) == ("none", None)
+    assert (answer.time, answer.release, answer.degraded) == (NOW, "r1", [])
+
+
+def test_without_candidates_they_are_retrieved_and_the_recipe_says_how_many_are_shown(
+    http: TestClient, parts: Parts
+) -> None:
+    assert items(ask(http)) == ["i1", "i2", "i3"]
+    assert parts.rank_batches[0].rows == [None]
+
+
+def test_the_slate_is_in_the_log_when_the_answer_is_there(http: TestClient, store: Store) -> None:
+    answer = ask(http, candidates=["i4", "i2"], context={"page": "home"})
+    assert answer.decision_id is not None
+    slate = store.slates_of([answer.decision_id])[answer.decision_id]
+    assert slate.items == ("i2", "i4")
+    assert slate.probabilities == pytest.approx((0.88, 0.86))
+    assert (slate.user_id, slate.time, slate.release_id) == ("u", NOW, "r1")
+    assert (slate.context, slate.degraded) == ({"page": "home"}, "")
+
+
+def test_every_answer_has_its_own_decision_id(http: TestClient) -> None:
+    assert ask(http).decision_id != ask(http).decision_id
+
+
+def test_repeated_candidates_count_once(http: TestClient) -> None:
+    assert items(ask(http, candidates=["i4", "i4", "i2", "i4"], k=10)) == ["i2", "i4"]
+
+
+def test_explain_adds_texts_matches_and_the_rules_that_ruled_actions_out(http: TestClient) -> None:
+    answer = ask(http, candidates=["i2", "i3"], explain=True)
+    assert [item.text for item in answer.items] == ["text of i2", "text of i3"]
+    assert [item.matches for item in answer.items] == [[], ["fruit"]]
+    assert answer.retention is not None
+    assert answer.retention.masked == {"coupon": "eligibility"}
+
+
+def test_recent_events_reach_the_profiler_in_time_order_and_are_not_stored(
+    http: TestClient, parts: Parts, store: Store
+) -> None:
+    ask(
+        http,
+        recent_events=[
+            {"event_type": "click", "item_id": "i3"},
+            {"event_type": "rating", "item_id": "nowhere", "value": 5, "timestamp": NOW - 10},
+        ],
+    )
+    recent = parts.profile_batches[0].asks[0].recent
+    assert recent.time_N.tolist() == [NOW - 10, NOW - 1]
+    assert recent.item_N.tolist() == [0, 3]
+    assert recent.event_N.tolist() == [1, 4]
+    assert len(store.histories(["u"])["u"]) == 0
+
+
+def test_concurrent_requests_share_batches_and_keep_their_own_answers(http: TestClient, parts: Parts) -> None:
+    parts.trouble["profiler"] = 0.05
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda n: ask(http, user_id=f"u{n}", candidates=[f"i{n % 9 + 1}"]), range(24)))
+    assert [answer.user_id for answer in answers] == [f"u{n}" for n in range(24)]
+    assert [items(answer) for answer in answers] == [[f"i{n % 9 + 1}"] for n in range(24)]
+    assert len(parts.profile_batches) < 24
+    assert sum(len(batch.asks) for batch in parts.profile_batches) == 24
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "named"),
+    [
+        ({"candidates": ["i1", "nope", "neither"]}, "candidates[1]", "nope, neither"),
+        ({"candidates": [f"i{n}" for n in range(1, 10)]}, "candidates", "more than 8"),
+        ({"recent_events": [{"event_type": "kiss"}]}, "recent_events[0].event_type", "not an event type"),
+        ({"k": 0}, "k", "greater than or equal to 1"),
+        ({"kk": 1}, "kk", "no such field"),
+        ({"user_id": None}, "user_id", "string"),
+        ({"as_of": "soon"}, "as_of", "ISO 8601"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_field_and_a_fix(
+    http: TestClient, parts: Parts, body: dict[str, Any], field: str, named: str
+) -> None:
+    response = http.post("/v1/recommend", json={"user_id": "u", **body})
+    problem = response.json()
+    assert response.status_code == problem["status"] == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["field"] == field
+    assert named in problem["detail"]
+    assert problem["fix"]
+    assert not parts.profile_batches
+
+
+# as_of
+
+
+def test_only_an_administrator_may_ask_for_another_moment(http: TestClient) -> None:
+    for headers in ({}, {"X-Admin-Token": "guess"}):
+        response = http.post("/v1/recommend", json={"user_id": "u", "as_of": NOW - 5}, headers=headers)
+        assert response.status_code == 403
+        assert response.json()["field"] == "as_of"
+
+
+def test_an_as_of_answer_books_nothing_and_logs_nothing(http: TestClient, parts: Parts, store: Store) -> None:
+    answer = ask(http, {"X-Admin-Token": ADMIN}, as_of=NOW - 5)
+    assert answer.time == NOW - 5
+    assert parts.profile_batches[0].asks[0].time == NOW - 5
+    assert answer.decision_id is None
+    assert answer.retention is None
+    assert "as_of" in (answer.retention_reason or "")
+    assert not parts.retain_batches
+    assert answer.degraded == []
+
+
+def test_the_future_is_not_known_to_administrators_either(http: TestClient) -> None:
+    response = http.post("/v1/recommend", json={"user_id": "u", "as_of": NOW + 5}, headers={"X-Admin-Token": ADMIN})
+    assert (response.status_code, response.json()["field"]) == (422, "as_of")
+
+
+# degrading
+
+
+def test_a_user_without_a_history_gets_what_is_popular_ranked(http: TestClient, parts: Parts) -> None:
+    parts.newcomers.add("u")
+    answer = ask(http)
+    assert parts.rank_batches[0].rows[0].tolist() == [9, 8, 7, 6], "the `retrieve` most popular"
+    assert items(answer) == ["i6", "i7", "i8"]
+    assert answer.degraded == ["no_history"]
+    assert answer.profile is not None
+    assert answer.profile.stage == "prospect"
+
+
+@pytest.mark.parametrize(("trouble", "said"), [(RuntimeError("broken"), "ranker_failed"), (9.0, "ranker_late")])
+def test_without_a_ranker_the_popular_candidates_are_shown_unscored(
+    http: TestClient, parts: Parts, store: Store, trouble: Exception | float, said: str
+) -> None:
+    parts.trouble["ranker"] = trouble
+    answer = ask(http, candidates=["i2", "i5", "i4"], k=2)
+    assert items(answer) == ["i5", "i4"]
+    assert [item.probability for item in answer.items] == [None, None]
+    assert answer.degraded == [said]
+    assert answer.profile is not None
+    assert answer.retention is not None
+    assert answer.decision_id is not None
+    slate = store.slates_of([answer.decision_id])[answer.decision_id]
+    assert (slate.degraded, slate.probabilities, slate.items) == (said, (), ("i5", "i4"))
+
+
+@pytest.mark.parametrize(("trouble", "said"), [(RuntimeError("broken"), "retention_failed"), (9.0, "retention_late")])
+def test_without_retention_there_is_no_action(
+    http: TestClient, parts: Parts, trouble: Exception | float, said: str
+) -> None:
+    parts.trouble["retention"] = trouble
+    answer = ask(http)
+    assert items(answer) == ["i1", "i2", "i3"]
+    assert answer.retention is None
+    assert answer.retention_reason
+    assert answer.degraded == [said]
+
+
+@pytest.mark.parametrize(("trouble", "said"), [(RuntimeError("broken"), "profiler_failed"), (9.0, "profiler_late")])
+def test_without_a_profiler_there_is_still_a_slate(
+    http: TestClient, parts: Parts, trouble: Exception | float, said: str
+) -> None:
+    parts.trouble["profiler"] = trouble
+    answer = ask(http)
+    assert items(answer) == ["i9", "i8", "i7"]
+    assert (answer.profile, answer.retention, answer.degraded) == (None, None, [said])
+    assert answer.decision_id is not None
+
+
+def test_a_store_that_refuses_the_slate_costs_the_decision_id_and_not_the_answer(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_slates: object) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(store, "log_slates", refuse)
+    answer = ask(http)
+    assert items(answer) == ["i1", "i2", "i3"]
+    assert (answer.decision_id, answer.degraded) == (None, ["slate_not_logged"])
