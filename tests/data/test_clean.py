@@ -1,0 +1,198 @@
+"""One block of raw rows: what a clean row looks like, and every reason to reject one."""
+
+import datetime as dt
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.data import clean
+from clm_ray.data.buckets import bucket_of
+from clm_ray.data.clean import CLEANED, Rules, broken_rows, clean_rows, rules_of
+from clm_ray.errors import ConfigError, SchemaError
+from clm_ray.schema import EVENTS, validate
+
+NOW = dt.datetime(2024, 6, 1, tzinfo=dt.UTC)
+NOW_US = round(NOW.timestamp() * 1e6)
+GOOD = {"user_id": "u", "item_id": "i", "event_type": "buy", "timestamp": "2024-05-01T10:00:00Z", "value": "9.5"}
+
+
+def recipe(**clean_section: object) -> Recipe:
+    return recipe_from(
+        {
+            "name": "t",
+            "source": {"kind": "files", "events": {"paths": ["x"]}},
+            "event_types": {
+                "buy": {"roles": ["positive", "context", "activity"], "value": "amount"},
+                "shown": {"roles": ["negative"]},
+                "rated": {"roles": ["context"], "value": "rating", "positive_from": 4},
+                "mail": {"roles": ["context"]},
+            },
+            "clean": clean_section,
+            "sequences": {"buckets": 4},
+        }
+    )
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return rules_of(recipe(), now_us=NOW_US)
+
+
+def rows(*records: dict[str, object]) -> pa.Table:
+    table = pa.Table.from_pylist([{**GOOD, **record} for record in records])
+    return table.append_column("row", pa.array(range(1, len(records) + 1), pa.int64()))
+
+
+def test_a_clean_row(rules):
+    raw = rows({"context.slot": "front", "context.device": None, "event_id": " e1 ", "decision_id": ""})
+    cleaned = clean_rows(raw, rules=rules, file=3)
+    assert cleaned.schema == CLEANED
+    (row,) = cleaned.to_pylist()
+    assert row["reason"] is None
+    assert row["detail"] is None
+    assert (row["file"], row["row"]) == (3, 1)
+    assert row["bucket"] == bucket_of(["u"], 4)[0]
+    events = validate(cleaned.select(EVENTS.names), EVENTS, name="events")
+    assert events.to_pylist() == [
+        {
+            "event_id": "e1",
+            "user_id": "u",
+            "item_id": "i",
+            "event_type": "buy",
+            "timestamp": dt.datetime(2024, 5, 1, 10, tzinfo=dt.UTC),
+            "value": 9.5,
+            "decision_id": None,
+            "context": [("slot", "front")],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_id": None}, clean.MISSING_USER),
+        ({"user_id": "  "}, clean.MISSING_USER),
+        ({"timestamp": None}, clean.UNPARSABLE_TIME),
+        ({"timestamp": "soon"}, clean.UNPARSABLE_TIME),
+        ({"timestamp": "1989-12-31T23:59:59Z"}, clean.TOO_EARLY),
+        ({"timestamp": "2024-06-02T00:00:01Z"}, clean.IN_FUTURE),
+        ({"event_type": "bought"}, clean.UNKNOWN_TYPE),
+        ({"event_type": None}, clean.UNKNOWN_TYPE),
+        ({"value": "NaN"}, clean.NO_NUMBER),
+        ({"value": None}, clean.NO_NUMBER),
+        ({"value": "cheap", "event_type": "rated"}, clean.NO_NUMBER),
+        ({"item_id": None}, clean.MISSING_ITEM),
+        ({"item_id": "", "event_type": "shown"}, clean.MISSING_ITEM),
+        ({"item_id": "", "event_type": "rated"}, clean.MISSING_ITEM),
+    ],
+)
+def test_every_reason_with_its_content(rules, change, reason):
+    cleaned = clean_rows(rows({}, change, {}), rules=rules, file=0)
+    assert cleaned.column("reason").to_pylist() == [None, reason, None]
+    details = cleaned.column("detail").to_pylist()
+    assert json.loads(details[1]) == {**GOOD, **change}
+    assert details[0] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event_type": "mail", "item_id": None, "value": "n/a"},
+        {"event_type": "shown", "value": None},
+        {"timestamp": "1990-01-01"},
+        {"timestamp": "2024-06-02T00:00:00Z"},
+        {"value": "-3"},
+    ],
+)
+def test_what_is_not_a_reason(rules, change):
+    assert clean_rows(rows(change), rules=rules, file=0).column("reason").to_pylist() == [None]
+
+
+def test_inexact_ids_are_rejected_rather_than_merged(rules):
+    raw = rows({}).set_column(0, "user_id", pa.array([2.0**60]))
+    assert clean_rows(raw, rules=rules, file=0).column("reason").to_pylist() == [clean.INEXACT_ID]
+
+
+def test_bounds_come_from_the_recipe():
+    rules = rules_of(recipe(earliest="2024-05-02", future_days=0), now_us=NOW_US)
+    times = ["2024-05-01T23:59:59Z", "2024-05-02", "2024-06-01", "2024-06-01T00:00:00.000001Z"]
+    cleaned = clean_rows(rows(*({"timestamp": t} for t in times)), rules=rules, file=0)
+    assert cleaned.column("reason").to_pylist() == [clean.TOO_EARLY, None, None, clean.IN_FUTURE]
+
+
+def test_earliest_must_be_a_date():
+    with pytest.raises(ConfigError, match=r"clean\.earliest"):
+        rules_of(recipe(earliest="long ago"), now_us=NOW_US)
+
+
+def test_event_types_are_mapped_or_constant(rules):
+    mapped = replace(rules, type_map={"order_completed": "buy", "buy": "mail"})
+    kinds = clean_rows(rows({"event_type": "order_completed"}, {"event_type": " buy "}), rules=mapped, file=0)
+    assert kinds.column("event_type").to_pylist() == ["buy", "mail"]
+    constant = replace(rules, constant_type="mail")
+    assert clean_rows(rows({}).drop_columns(["event_type"]), rules=constant, file=0)["event_type"].to_pylist() == [
+        "mail"
+    ]
+
+
+def test_details_show_the_names_of_the_file(rules):
+    named = replace(rules, names={"user_id": "customer", "context.slot": "page"})
+    detail = clean_rows(rows({"user_id": None, "context.slot": "x"}), rules=named, file=0)["detail"][0].as_py()
+    assert json.loads(detail)["customer"] is None
+    assert json.loads(detail)["page"] == "x"
+
+
+def test_details_of_wild_values_are_json(rules):
+    raw = pa.table(
+        {
+            "user_id": pa.array([None], pa.string()),
+            "event_type": pa.array([b"\xff"]),
+            "timestamp": pa.array([2**62], pa.timestamp("s")),
+            "value": pa.array([float("nan")]),
+            "row": [1],
+        }
+    )
+    assert json.loads(clean_rows(raw, rules=rules, file=0)["detail"][0].as_py())["value"] is None
+
+
+def test_columns_that_are_not_there_read_as_null(rules):
+    raw = rows({"event_type": "mail"}).select(["user_id", "event_type", "timestamp", "row"])
+    (row,) = clean_rows(raw, rules=rules, file=0).to_pylist()
+    assert row["reason"] is None
+    assert (row["item_id"], row["value"], row["event_id"], row["context"]) == (None, None, None, [])
+
+
+def test_a_context_map_is_taken_as_it_is(rules):
+    context = pa.array([[("slot", "s"), ("a", "b")]], pa.map_(pa.string(), pa.string()))
+    raw = rows({}).append_column("context", context)
+    assert clean_rows(raw, rules=rules, file=0)["context"].to_pylist() == [[("slot", "s"), ("a", "b")]]
+
+
+def test_a_column_of_an_impossible_type_is_named(rules):
+    raw = rows({}).set_column(0, "user_id", pa.array([[1, 2]]))
+    with pytest.raises(SchemaError, match="user_id"):
+        clean_rows(raw, rules=rules, file=0)
+
+
+def test_broken_lines(rules):
+    broken = broken_rows([(7, "a,b,\ud800"), (9, "")], rules=rules, file=1)
+    assert broken.schema == CLEANED
+    assert broken.select(["file", "row", "reason"]).to_pylist() == [
+        {"file": 1, "row": 7, "reason": clean.BROKEN_LINE},
+        {"file": 1, "row": 9, "reason": clean.BROKEN_LINE},
+    ]
+    assert json.loads(broken["detail"][0].as_py())["line"].startswith("a,b,")
+
+
+def test_no_rows(rules):
+    assert clean_rows(rows({}).slice(0, 0), rules=rules, file=0).equals(CLEANED.empty_table())
+    assert broken_rows([], rules=rules, file=0).equals(CLEANED.empty_table())
+
+
+def test_a_row_is_judged_alone(rules):
+    raw = rows({}, {"user_id": None}, {"timestamp": "soon"}, {"value": "x"}, {"user_id": "5.0"})
+    whole = clean_rows(raw, rules=rules, file=0)
+    assert whole.equals(pa.concat_tables([clean_rows(raw.slice(i, 1), rules=rules, file=0) for i in range(5)]))

@@ -1,0 +1,102 @@
+"""Ids, numbers, lists and maps from columns of any type."""
+
+import datetime as dt
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, column_of, map_of
+from clm_ray.errors import SchemaError
+
+
+def ids(column: pa.Array) -> list[str | None]:
+    return as_ids(column, name="user_id")[0].to_pylist()
+
+
+@given(st.lists(st.integers(-(2**53) + 1, 2**53 - 1), min_size=1))
+def test_the_same_id_whatever_the_type_of_its_column(numbers):
+    expected = [str(n) for n in numbers]
+    assert ids(pa.array(numbers, pa.int64())) == expected
+    assert ids(pa.array([float(n) for n in numbers])) == expected
+    assert ids(pa.array([f"{n}.0" for n in numbers])) == expected
+    assert ids(pa.array([f" {n} " for n in numbers]).dictionary_encode()) == expected
+    assert ids(pa.array([Decimal(n) for n in numbers], pa.decimal128(38, 0))) == expected
+    assert ids(pa.array([Decimal(n) for n in numbers], pa.decimal128(38, 2))) == expected
+
+
+def test_ids_that_are_kept_as_they_are():
+    assert ids(pa.array(["007", "5.5", "a b", "v1.0-rc", "2.00x"])) == ["007", "5.5", "a b", "v1.0-rc", "2.00x"]
+    assert ids(pa.array([b"caf\xc3\xa9", b"\xff"])) == ["café", None]
+    assert ids(pa.array([2**63 + 5], pa.uint64())) == [str(2**63 + 5)]
+
+
+def test_missing_ids():
+    assert ids(pa.array(["", "  ", None])) == [None, None, None]
+    assert ids(pa.array([float("nan"), None])) == [None, None]
+    assert ids(pa.nulls(2)) == [None, None]
+
+
+def test_a_float_too_large_to_tell_ids_apart_is_inexact():
+    found, inexact = as_ids(pa.array([2.0**53, 2.0**53 - 1, float("inf"), None]), name="user_id")
+    assert found.to_pylist() == [None, str(2**53 - 1), None, None]
+    assert inexact.to_pylist() == [True, False, False, False]
+
+
+def test_numbers():
+    texts = pa.array(["5", " 5.5 ", "-1e3", ".5", "5.", "", "NaN", "inf", "1,5", "5 €", "0x10", None])
+    assert as_numbers(texts, name="value").to_pylist() == [5, 5.5, -1000, 0.5, 5, *[None] * 7]
+    assert as_numbers(pa.array([1, None]), name="value").to_pylist() == [1, None]
+    assert as_numbers(pa.array([1.5, float("nan"), float("-inf")]), name="value").to_pylist() == [1.5, None, None]
+    assert as_numbers(pa.array([Decimal("1.5")]), name="value").to_pylist() == [1.5]
+    assert as_numbers(pa.array([True]), name="value").to_pylist() == [None]
+
+
+@given(st.text())
+def test_any_text_is_a_number_or_null(text):
+    text = text.encode(errors="replace").decode()
+    (read,) = as_numbers(pa.array([text]), name="value").to_pylist()
+    try:
+        assert read is None or read == float(text)
+    except ValueError:
+        pytest.fail(f"{text!r} was read as {read}")
+
+
+def test_flags_default_to_no():
+    column = pa.array(["true", "YES", "1", "t", "y ", "no", "", None, "maybe"])
+    assert as_flags(column, name="consent").to_pylist() == [True] * 5 + [False] * 4
+    assert as_flags(pa.array([True, False, None]), name="consent").to_pylist() == [True, False, False]
+    assert as_flags(pa.array([1, 0]), name="consent").to_pylist() == [True, False]
+
+
+def test_lists_from_lists_and_from_separated_text():
+    assert as_lists(pa.array([["a", None, " b "], None, []]), name="c", separator="") == [["a", "b"], [], []]
+    assert as_lists(pa.array(["a|b", "a||", None]), name="c", separator="|") == [["a", "b"], ["a"], []]
+    assert as_lists(pa.array([1.0, 2.0]), name="c", separator="") == [["1"], ["2"]]
+
+
+def test_nested_columns_are_refused_by_name():
+    with pytest.raises(SchemaError, match="user_id"):
+        as_text(pa.array([[1]]), name="user_id")
+
+
+def test_columns_of_python_values():
+    assert column_of([1, None, 2]).type == pa.int64()
+    assert column_of([1, "a", 2.5, True, None, 5.0]).to_pylist() == ["1", "a", "2.5", "true", None, "5"]
+    assert column_of([[1, None], None, ["a"]]).to_pylist() == [["1"], None, ["a"]]
+    assert column_of([{"a": 1, "b": None}, None]).to_pylist() == [[("a", "1")], []]
+    assert column_of([2**70, 1]).to_pylist() == [str(2**70), "1"]
+    assert column_of([]).to_pylist() == []
+
+
+def test_maps_leave_out_nulls():
+    columns = {"a": pa.array(["1", None, None]), "b": pa.array([None, "2", None])}
+    assert map_of(columns, rows=3).to_pylist() == [[("a", "1")], [("b", "2")], []]
+    assert map_of({"a": pa.array(["1"]), "b": pa.array(["2"])}, rows=1).to_pylist() == [[("a", "1"), ("b", "2")]]
+    assert map_of({}, rows=2).to_pylist() == [[], []]
+
+
+def test_times_as_text_are_iso():
+    assert as_text(pa.array([dt.date(2017, 1, 1)]), name="c").to_pylist() == ["2017-01-01"]

@@ -1,0 +1,62 @@
+"""Paths of a recipe → files."""
+
+from pathlib import Path
+
+import pytest
+
+from clm_ray.data.sources.places import find_files
+from clm_ray.errors import DataError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    names = [
+        "2024/01/a.csv",
+        "2024/01/b.csv.gz",
+        "2024/02/c.csv",
+        "2024/02/d.parquet",
+        "2024/_old/e.csv",
+        ".hidden.csv",
+    ]
+    for name in [*names, "odd/part-1", "odd/part-2", "odd/_SUCCESS", "a[1].csv"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path
+
+
+def names(tree: Path, *paths: str, format: str = "csv") -> list[str]:
+    return [p.path.removeprefix(f"{tree}/") for p in find_files(paths, format=format, field="f")]
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_files_folders_and_globs(tree, prefix):
+    base = f"{prefix}{tree}"
+    assert names(tree, f"{base}/2024/02/c.csv") == ["2024/02/c.csv"]
+    assert names(tree, f"{base}/2024") == ["2024/01/a.csv", "2024/01/b.csv.gz", "2024/02/c.csv"]
+    assert names(tree, f"{base}/2024", format="parquet") == ["2024/02/d.parquet"]
+    assert names(tree, f"{base}/2024/*/*.csv") == ["2024/01/a.csv", "2024/02/c.csv"]
+    assert names(tree, f"{base}/**/[ab].csv*") == ["2024/01/a.csv", "2024/01/b.csv.gz"]
+    assert names(tree, f"{base}/odd") == ["odd/part-1", "odd/part-2"]
+
+
+def test_each_file_once_and_sorted(tree):
+    twice = names(tree, f"{tree}/2024/02", f"{tree}/2024/01/*.csv", f"{tree}/2024/02/c.csv")
+    assert twice == ["2024/01/a.csv", "2024/02/c.csv"]
+
+
+def test_a_file_whose_name_looks_like_a_glob(tree):
+    assert names(tree, f"{tree}/a[1].csv") == ["a[1].csv"]
+
+
+def test_relative_paths_become_absolute(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    assert names(tree, "2024/02/*.csv") == ["2024/02/c.csv"]
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "/nowhere/*.csv", "weird://bucket/x", "s3:/half"])
+def test_paths_that_hold_nothing_are_named(path):
+    with pytest.raises(DataError) as caught:
+        find_files([path], format="csv", field="source.events.paths")
+    assert caught.value.value == path
+    assert caught.value.field == "source.events.paths"
