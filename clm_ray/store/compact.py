@@ -100,9 +100,8 @@ def _plan(store: Store, rows: int) -> tuple[Mark, Mark] | None:
 def _finish(store: Store, upto: Mark) -> None:
     with store.writing() as connection:
         done = _mark(connection, _WATERMARK) or Mark(0, 0)
-        if (
-            done.events <= upto.events and done.slates <= upto.slates
-        ):  # another run may have finished this part, and more
+        # Another run may have finished this part, and more, in the meantime.
+        if done.events <= upto.events and done.slates <= upto.slates:
             put_setting(connection, _WATERMARK, json.dumps(asdict(upto)))
 
 
