@@ -9,18 +9,25 @@ from jobs.arguments import open_recipe, parser, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate a run of the workspace on its current dataset; writes ROOT/evaluations/RUN."""
+    """Evaluate a run of the workspace on the dataset it was trained on; writes ROOT/evaluations/RUN."""
     options = parser(__doc__ or "")
-    options.add_argument("--run", default="default", help="run to evaluate, a folder of ROOT/runs (default: %(default)s)")
+    options.add_argument(
+        "--run", help="run to evaluate, a folder of ROOT/runs (default: that of this recipe, else the newest)"
+    )
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
     import ray
 
-    from clm_ray.evaluate.run import evaluate
+    from clm_ray.evaluate.run import evaluate, newest_run
+    from clm_ray.train.run import run_name
 
+    run = args.run or run_name(recipe, workspace.current("datasets"))
+    if args.run is None and not (workspace.runs / run).is_dir():
+        run = newest_run(workspace)
+    print(f"evaluating run {run}")
     ray.init(ignore_reinit_error=True, log_to_driver=False)
-    evaluate(workspace, run=args.run, recipe=recipe)
+    evaluate(workspace, run=run, recipe=recipe)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ FILES = dict(
 )
 _ROW_GROUP = 1 << 18
 _SEED = 0
+DONE = "DONE"
+"""Written into a run's folder when it has finished; names its dataset."""
 
 Say = Callable[[str], None]
 
@@ -61,7 +63,7 @@ def evaluate(
     say: Say = print,
     open_scorer: OpenScorer = Scorer.open,
 ) -> Evaluation:
-    """Evaluate `run` on the current dataset of the workspace; needs a running Ray. Prints the table through `say`.
+    """Evaluate `run` on the dataset that it was trained on; needs a running Ray. Prints the table through `say`.
 
     Of `recipe` only the section `evaluate` is used; data and model keep the recipe they were made with.
     Raises ConfigError where dataset or run are missing or do not belong together, DataError where the test split is empty.
@@ -93,14 +95,27 @@ def evaluate(
     return found
 
 
+def newest_run(workspace: Workspace) -> str:
+    """Name of the run that finished last. Raises ConfigError where there is none."""
+    finished = sorted(workspace.runs.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise ConfigError("no trained model", field="--run", value=str(workspace.runs), fix="run jobs/train.py first")
+    return finished[-1].parent.name
+
+
 def _open(workspace: Workspace, *, run: str) -> tuple[Dataset, Path]:
+    """The run's model and the dataset that it was trained on."""
     model = workspace.runs / run / "model"
     if not (model / "items.parquet").is_file():
-        known = sorted(path.parent.name for path in workspace.runs.glob("*/model")) if workspace.runs.is_dir() else []
+        known = sorted(path.parent.name for path in workspace.runs.glob("*/model"))
         raise ConfigError(
             "no trained model", field="--run", value=run, fix=f"run jobs/train.py first; runs here: {known}"
         )
-    dataset = Dataset.open(workspace.current("datasets"))
+    done = workspace.runs / run / DONE
+    if done.is_file():
+        dataset = Dataset.open(workspace.datasets / json.loads(done.read_text(encoding="utf-8"))["dataset"])
+    else:
+        dataset = Dataset.open(workspace.current("datasets"))
     if not pq.read_table(model / "items.parquet", columns=["item_id"]).equals(dataset.items.select(["item_id"])):
         raise ConfigError(
             f"the run was trained on another catalogue than dataset {dataset.folder.name} has",

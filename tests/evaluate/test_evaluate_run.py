@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import made_world
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError, DataError
-from clm_ray.evaluate.run import evaluate
+from clm_ray.evaluate.run import evaluate, newest_run
 from clm_ray.schema import TIMESTAMP
 
 
@@ -77,7 +79,20 @@ def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace)
         evaluate(made_workspace, run="nothing", recipe=made_world.recipe())
 
 
-def test_a_run_of_another_catalogue_is_refused(made_workspace: Workspace, tmp_path) -> None:
+def test_the_newest_finished_run_is_found(made_workspace: Workspace, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(ConfigError, match=r"train\.py"):
+        newest_run(workspace)
+    for age, name in enumerate(("new", "old")):
+        folder = workspace.runs / name
+        folder.mkdir(parents=True)
+        (folder / "DONE").write_text("{}")
+        os.utime(folder / "DONE", (1_000_000 - age, 1_000_000 - age))
+    (workspace.runs / "unfinished").mkdir()
+    assert newest_run(workspace) == "new"
+
+
+def test_a_run_of_another_catalogue_is_refused(made_workspace: Workspace, tmp_path: Path) -> None:
     other = made_workspace.runs / "other" / "model"
     shutil.copytree(made_workspace.runs / "default" / "model", other)
     table = made_world.items()
@@ -88,7 +103,9 @@ def test_a_run_of_another_catalogue_is_refused(made_workspace: Workspace, tmp_pa
 
 
 @pytest.mark.ray
-def test_an_empty_test_split_is_an_error_that_says_so(ray_session: None, made_workspace: Workspace, tmp_path) -> None:
+def test_an_empty_test_split_is_an_error_that_says_so(
+    ray_session: None, made_workspace: Workspace, tmp_path: Path
+) -> None:
     ray.cloudpickle.register_pickle_by_value(made_world)
     workspace = Workspace(tmp_path)
     shutil.copytree(made_workspace.root / "datasets", workspace.datasets)
