@@ -37,11 +37,21 @@ def verify_files(folder: Path, *, digests: Mapping[str, str], fix: str) -> dict[
     for name, path in paths.items():
         if not path.is_file():
             raise AssetError("file is missing", field=name, value=str(path), fix=fix)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_digest(path)
         if found != digests[name]:
             raise AssetError(f"SHA-256 of {path} is not the pinned {digests[name]}", field=name, value=found, fix=fix)
     return paths
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in `folder`: what there is to pin."""
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def package_folder(package: str, *, fix: str) -> Path:

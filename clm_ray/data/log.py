@@ -107,10 +107,10 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     feedback = read_feedback(recipe, workspace=workspace, now_us=now_us, first_file=len(main.files))
     sources = [main, *([feedback] if feedback else [])]
     files = [name for source in sources for name in source.files]
+    availability = _availability(sources, recipe=recipe)
     settled = _settle(sources, buckets=recipe.sequences.buckets)
     summary = _summary(settled)
     _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
-    availability = _availability(sources, recipe=recipe)
     items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
     users = complete_users(main.users, named=summary.users, consent=main.default_consent)
     side = [source.rejected for source in sources if source.rejected is not None]

@@ -136,7 +136,9 @@ def map_of(columns: dict[str, pa.Array], *, rows: int) -> pa.MapArray:
     """A map [N] name → value of equally long columns; a null value leaves its name out."""
     names = list(columns)
     value_type = next(iter(columns.values())).type if columns else pa.string()
-    valid_KN = np.array([c.is_valid().to_numpy(zero_copy_only=False) for c in columns.values()], bool).reshape(len(names), rows)
+    valid_KN = np.array([c.is_valid().to_numpy(zero_copy_only=False) for c in columns.values()], bool).reshape(
+        len(names), rows
+    )
     row, key = np.nonzero(valid_KN.T)
     offsets = np.concatenate([[0], np.cumsum(valid_KN.sum(axis=0))]).astype(np.int32)
     keys = pa.array(names, pa.string()).take(pa.array(key, pa.int64()))

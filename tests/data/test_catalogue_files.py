@@ -1,0 +1,197 @@
+"""Catalogue, user table and availability from files."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clm_ray.config.source import ItemsTableConfig, TableConfig, UsersTableConfig
+from clm_ray.data.sources.catalogue import (
+    fill_template,
+    read_availability,
+    read_items,
+    read_users,
+    template_fields,
+)
+from clm_ray.errors import ConfigError, SchemaError
+from clm_ray.schema import AVAILABILITY, ITEMS, QUARANTINE, USERS, validate
+
+
+def write(path: Path, text: str) -> tuple[str, ...]:
+    path.write_text(text, encoding="utf-8")
+    return (str(path),)
+
+
+def test_a_catalogue_in_csv(tmp_path):
+    paths = write(
+        tmp_path / "goods.csv",
+        "sku,name,kind,tags,price,from\n7,Rye,bread,a|b,2.5,2024-01-01\n8,,bread,,x,\n,Ghost,,,,\n7,Again,,,,\n9,Odd\n",
+    )
+    read = read_items(
+        ItemsTableConfig(
+            paths=paths,
+            format="csv",
+            columns={"item_id": "sku", "title": "name", "available_from": "from"},
+            text="{title}, {kind}",
+            categories=("kind", "tags"),
+            separator="|",
+            numeric=("price",),
+            timezone="Asia/Tokyo",
+        )
+    )
+    assert validate(read.table, ITEMS, name="items").to_pylist() == [
+        {
+            "item_id": "7",
+            "text": "Rye, bread",
+            "categories": ["kind:bread", "tags:a", "tags:b"],
+            "numeric": [("price", 2.5)],
+            "available_from": dt.datetime(2023, 12, 31, 15, tzinfo=dt.UTC),
+            "available_until": None,
+            "flags": None,
+        },
+        {
+            "item_id": "8",
+            "text": "bread",
+            "categories": ["kind:bread"],
+            "numeric": [],
+            "available_from": None,
+            "available_until": None,
+            "flags": None,
+        },
+    ]
+    rejected = validate(read.rejected, QUARANTINE, name="quarantine").select(["source", "row", "reason"]).to_pylist()
+    assert sorted((r["row"], r["reason"], r["source"]) for r in rejected) == [
+        (4, "missing item_id", "goods.csv"),
+        (5, "item_id used twice", "goods.csv"),
+        (6, "broken line", "goods.csv"),
+    ]
+
+
+def test_lists_in_parquet_and_json(tmp_path):
+    pq.write_table(
+        pa.table({"item_id": [1.0, 2.0], "genre": [["a", "b", "a"], None], "flags": [["adult"], []]}),
+        tmp_path / "i.parquet",
+    )
+    lines = [{"item_id": 1, "genre": ["a", "b", "a"], "flags": ["adult"]}, {"item_id": 2}]
+    write(tmp_path / "i.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    for name, format in (("i.parquet", "parquet"), ("i.jsonl", "jsonl")):
+        config = ItemsTableConfig(
+            paths=(str(tmp_path / name),), format=format, text="film {item_id} {genre}", categories=("genre",)
+        )
+        table = read_items(config).table
+        assert table["item_id"].to_pylist() == ["1", "2"]
+        assert table["text"].to_pylist() == ["film 1 a, b, a", "film 2"]
+        assert table["categories"].to_pylist() == [["a", "b"], []]
+        assert [list(f) for f in table["flags"].to_pylist()] == [["adult"], []]
+
+
+def test_the_first_row_of_an_id_stays_across_files(tmp_path):
+    write(tmp_path / "b.csv", "item_id,name\n1,second\n2,only\n")
+    write(tmp_path / "a.csv", "item_id,name\n1,first\n")
+    read = read_items(ItemsTableConfig(paths=(str(tmp_path),), format="csv", text="{name}"))
+    assert dict(zip(read.table["item_id"].to_pylist(), read.table["text"].to_pylist(), strict=True)) == {
+        "1": "first",
+        "2": "only",
+    }
+
+
+def test_a_column_that_only_one_file_has(tmp_path):
+    write(tmp_path / "a.csv", "item_id,name\n1,first\n")
+    write(tmp_path / "b.csv", "item_id,name,colour\n2,second,red\n")
+    config = ItemsTableConfig(paths=(str(tmp_path),), format="csv", text="{name} {colour}", categories=("colour",))
+    table = read_items(config).table
+    assert table["text"].to_pylist() == ["first", "second red"]
+    assert table["categories"].to_pylist() == [[], ["red"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ({"text": "{title}"}, "title"),
+        ({"categories": ("kind",)}, "kind"),
+        ({"numeric": ("price",)}, "price"),
+        ({"columns": {"item_id": "sku"}}, "sku"),
+        ({"columns": {"available_from": "start"}}, "start"),
+    ],
+)
+def test_a_column_named_in_vain(tmp_path, change, column):
+    paths = write(tmp_path / "goods.csv", "item_id,name\n1,x\n")
+    with pytest.raises(SchemaError) as caught:
+        read_items(ItemsTableConfig(**{"paths": paths, "format": "csv", **change}))
+    for told in (column, "goods.csv", "item_id, name"):
+        assert told in str(caught.value)
+
+
+def test_a_mapping_to_a_column_nobody_asks_for(tmp_path):
+    paths = write(tmp_path / "goods.csv", "item_id,name\n1,x\n")
+    with pytest.raises(ConfigError, match="titel"):
+        read_items(ItemsTableConfig(paths=paths, format="csv", columns={"titel": "name"}))
+
+
+@pytest.mark.parametrize("template", ["{", "{}", "{a.b}x{", "{a!r}", "{a:>10}", "{0"])
+def test_templates_that_are_refused(template):
+    with pytest.raises(ConfigError, match=r"source\.items\.text"):
+        template_fields(template)
+
+
+def test_templates():
+    assert template_fields("{a}, {b} and {a} {{literal}}") == ["a", "b"]
+    columns = {"a": pa.array(["x", None, None]), "b": pa.array(["y", "y", None])}
+    filled = fill_template("{a}, {b}; {a} | end", columns, rows=3).to_pylist()
+    assert filled == ["x, y; x | end", "y; end", "end"]
+    assert fill_template("", {}, rows=2).to_pylist() == ["", ""]
+
+
+def test_users(tmp_path):
+    paths = write(
+        tmp_path / "m.csv", "id,segment,age,ok,tz\n5.0,town,40,yes,Europe/Berlin\n6,,old,,Mars/Base\n,x,1,yes,UTC\n"
+    )
+    read = read_users(
+        UsersTableConfig(
+            paths=paths,
+            format="csv",
+            columns={"user_id": "id"},
+            categorical=("segment",),
+            numeric=("age",),
+            consent="ok",
+            timezone_column="tz",
+        )
+    )
+    assert validate(read.table, USERS, name="users").to_pylist() == [
+        {
+            "user_id": "5",
+            "categorical": [("segment", "town")],
+            "numeric": [("age", 40.0)],
+            "consent": True,
+            "timezone": "Europe/Berlin",
+        },
+        {"user_id": "6", "categorical": [], "numeric": [], "consent": False, "timezone": "UTC"},
+    ]
+    assert read.rejected["reason"].to_pylist() == ["missing user_id"]
+
+
+def test_without_a_consent_column_everyone_consented(tmp_path):
+    paths = write(tmp_path / "m.csv", "user_id\n5\n")
+    assert read_users(UsersTableConfig(paths=paths, format="csv")).table["consent"].to_pylist() == [True]
+
+
+def test_availability_is_compact_and_drops_halves(tmp_path):
+    write(tmp_path / "a.csv", "place,sku\nfront,1\nfront,2\n,3\nback,\n")
+    write(tmp_path / "b.csv", "place,sku\nback,1.0\n")
+    read = read_availability(
+        TableConfig(paths=(str(tmp_path),), format="csv", columns={"slot": "place", "item_id": "sku"})
+    )
+    assert all(pa.types.is_dictionary(field.type) for field in read.table.schema)
+    plain = read.table.cast(AVAILABILITY).to_pylist()
+    assert [(r["slot"], r["item_id"]) for r in plain] == [("front", "1"), ("front", "2"), ("back", "1")]
+    assert read.rejected["reason"].to_pylist() == ["missing slot or item_id"] * 2
+
+
+def test_empty_tables(tmp_path):
+    paths = write(tmp_path / "x.csv", "")
+    assert read_items(ItemsTableConfig(paths=paths, format="csv", text="{name}")).table.num_rows == 0
+    assert read_users(UsersTableConfig(paths=paths, format="csv")).table.num_rows == 0
+    assert read_availability(TableConfig(paths=paths, format="csv")).table.num_rows == 0

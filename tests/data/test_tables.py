@@ -1,0 +1,120 @@
+"""Tables of files: what they hold and how they are cut into tasks."""
+
+import datetime as dt
+import gzip
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clm_ray.config.source import TableConfig
+from clm_ray.data.sources import tables
+from clm_ray.data.sources.tables import Piece, open_table, pieces_of, read_whole, resolve_columns
+from clm_ray.errors import ConfigError, DataError, SchemaError
+
+
+def config(path, *, format="parquet", **more) -> TableConfig:
+    return TableConfig(paths=(str(path),), format=format, **more)
+
+
+def read(found: TableConfig, columns: dict[str, str]) -> list[dict[str, object]]:
+    files = open_table(found, field="f")
+    return [row for _, block in read_whole(files, columns=columns) for row in block.rows.to_pylist()]
+
+
+def test_the_same_rows_from_every_format(tmp_path):
+    rows = [{"a": f"x{i}", "b": str(i)} for i in range(5)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    text = "".join(f"x{i},{i}\n" for i in range(5))
+    (tmp_path / "t.csv").write_text("a,b\n" + text)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(("a,b\n" + text).encode()))
+    (tmp_path / "t.jsonl.gz").write_bytes(
+        gzip.compress("".join(f'{{"a":"x{i}","b":"{i}"}}\n' for i in range(5)).encode())
+    )
+    for name, format, first in (
+        ("t.parquet", "parquet", 1),
+        ("t.csv", "csv", 2),
+        ("t.csv.gz", "csv", 2),
+        ("t.jsonl.gz", "jsonl", 1),
+    ):
+        found = read(config(tmp_path / name, format=format), {"user_id": "a", "value": "b"})
+        assert found == [{"user_id": r["a"], "value": r["b"], "row": i + first} for i, r in enumerate(rows)]
+
+
+def test_parquet_is_cut_at_row_groups_and_keeps_its_row_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_PIECE_ROWS", 4)
+    pq.write_table(pa.table({"a": range(10)}), tmp_path / "t.parquet", row_group_size=3)
+    files = open_table(config(tmp_path / "t.parquet"), field="f")
+    assert pieces_of(files) == [Piece(0, (0, 1), 1), Piece(0, (2, 3), 7)]
+    assert [(r["x"], r["row"]) for r in read(config(tmp_path / "t.parquet"), {"x": "a"})] == [
+        (i, i + 1) for i in range(10)
+    ]
+
+
+def test_required_columns_must_be_in_every_file(tmp_path):
+    pq.write_table(pa.table({"a": [1], "b": [1]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "2.parquet")
+    found = config(tmp_path, columns={"user_id": "a", "value": "b"})
+    files = open_table(found, field="f")
+    assert resolve_columns(files, found, field="f", required=["user_id"], optional=["value"]) == {
+        "user_id": "a",
+        "value": "b",
+    }
+    with pytest.raises(SchemaError, match=r"'b' \(for value\) is not in 2\.parquet, which has: a"):
+        resolve_columns(files, found, field="f", required=["user_id", "value"])
+
+
+def test_mapping_what_is_no_column(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "1.parquet")
+    found = config(tmp_path, columns={"usr": "a"})
+    with pytest.raises(ConfigError, match="usr"):
+        resolve_columns(open_table(found, field="f"), found, field="f", required=["user_id"])
+
+
+def test_a_rare_key_of_json_lines_may_be_named(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n')
+    found = config(tmp_path / "t.jsonl", format="jsonl", columns={"value": "rare"})
+    files = open_table(found, field="f")
+    assert resolve_columns(files, found, field="f", required=["a"], optional=["value"]) == {"a": "a", "value": "rare"}
+    with pytest.raises(SchemaError, match="user_id"):
+        resolve_columns(files, found, field="f", required=["user_id"], optional=["value"])
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "content"),
+    [("t.parquet", "parquet", b"PAR1 this is none"), ("t.parquet", "parquet", b""), ("t.csv.gz", "csv", b"not gzip")],
+)
+def test_a_damaged_file_is_named(tmp_path, name, format, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot be read as {format}") as caught:
+        open_table(config(tmp_path / name, format=format), field="source.events")
+    assert caught.value.value == name
+
+
+def test_parquet_damaged_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [f"{i}" * 50 for i in range(2000)]}), path, compression="gzip", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[100:400] = b"\xff" * 300
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"cannot be read as parquet"):
+        read(config(path), {"x": "a"})
+
+
+def test_a_truncated_gzip_is_named(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    packed = gzip.compress(("a,b\n" + "".join(f"{i},{i * 7919 % 1000}\n" for i in range(200_000))).encode())
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"cannot be read as csv"):
+        read(config(path, format="csv"), {"x": "a"})
+
+
+def test_an_empty_text_file_has_no_rows(tmp_path):
+    (tmp_path / "t.csv").write_text("")
+    assert open_table(config(tmp_path / "t.csv", format="csv"), field="f") == []
+
+
+def test_parquet_types_come_through(tmp_path):
+    moment = dt.datetime(2024, 1, 1)
+    pq.write_table(pa.table({"a": pa.array([moment], pa.timestamp("ms"))}), tmp_path / "t.parquet")
+    assert read(config(tmp_path / "t.parquet"), {"timestamp": "a"}) == [{"timestamp": moment, "row": 1}]
