@@ -2,7 +2,8 @@
 
 Read are Arrow timestamps and dates of any unit; numbers (seconds, milliseconds, microseconds, nanoseconds); and ISO 8601 strings:
 date, optional time to the nanosecond, optional offset ("Z", "UTC", "+02:00", "+0200", "+02"). Times without an offset are
-local times of the declared zone: of an hour that occurs twice the earlier is meant, of one that does not occur its first instant.
+local times of the declared zone; of an hour that occurs twice the first is meant, a time within an hour that is skipped is read
+as the instant after it (Arrow knows no daylight saving after 2037: later local times may be an hour off).
 "1/2/2017" is refused: nobody can know which day that is.
 
 Shape letters: N rows.

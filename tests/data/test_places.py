@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clm_ray.data.sources.places import find_files
+from clm_ray.data.sources.places import find_files, resolve_path
 from clm_ray.errors import DataError
 
 
@@ -60,3 +60,11 @@ def test_paths_that_hold_nothing_are_named(path):
         find_files([path], format="csv", field="source.events.paths")
     assert caught.value.value == path
     assert caught.value.field == "source.events.paths"
+
+
+def test_a_uri_keeps_its_options_and_its_wildcards():
+    filesystem, path = resolve_path("s3://bucket/log/2024-*/[ab]/**/*.parquet?region=eu-west-1")
+    assert (filesystem.type_name, filesystem.region) == ("s3", "eu-west-1")
+    assert path == "bucket/log/2024-*/[ab]/**/*.parquet"
+    assert resolve_path("s3://bucket/*.parquet?region=eu-west-1")[1] == "bucket/*.parquet"
+    assert resolve_path("s3://bucket/log/?region=eu-west-1")[1].rstrip("/") == "bucket/log"

@@ -83,6 +83,7 @@ def test_forms_that_are_read(text, seconds):
         "",
         "yesterday",
         "1/2/2017",
+        "1900-02-29",
         "2017-02-29",
         "2017-13-01",
         "2017-00-01",
@@ -155,6 +156,10 @@ def test_hours_that_come_twice_or_never():
         micros(dt.datetime(2017, 10, 29, 0, 30, tzinfo=dt.UTC)),  # the first of the two
         micros(dt.datetime(2017, 3, 26, 1, 0, tzinfo=dt.UTC)),  # the first instant after the gap
     ]
+
+
+def test_the_leap_day_of_a_whole_century():
+    assert parse_times(pa.array(["2000-02-29"])).to_pylist() == [micros(dt.datetime(2000, 2, 29, tzinfo=dt.UTC))]
 
 
 def test_dictionaries_and_chunks_are_read_as_their_values():

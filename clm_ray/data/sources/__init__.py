@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray.data
@@ -28,4 +27,3 @@ class Source:
     availability: pa.Table | None = None
     rejected: pa.Table | None = None
     default_consent: bool = True
-    notices: Mapping[str, str] = field(default_factory=dict)

@@ -68,7 +68,7 @@ def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
 
 
 def _expand(path: str, *, format: str) -> list[Place]:
-    filesystem, inner = _resolve(path)
+    filesystem, inner = resolve_path(path)
     info = filesystem.get_file_info(inner)
     if info.type == fs.FileType.File:
         return [Place(filesystem, inner)]
@@ -81,7 +81,7 @@ def _expand(path: str, *, format: str) -> list[Place]:
     return [Place(filesystem, p) for p in fitting or files]
 
 
-def _resolve(path: str) -> tuple[fs.FileSystem, str]:
+def resolve_path(path: str) -> tuple[fs.FileSystem, str]:
     """Filesystem and path within it. In a URI "?" starts the options (s3://bucket/log?region=eu-west-1), as pyarrow has it."""
     if "://" not in path:
         return fs.LocalFileSystem(), Path(path).expanduser().absolute().as_posix()
