@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
+    import logging
+
     import ray
 
     from clm_ray.evaluate.run import evaluate, newest_run
@@ -27,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = newest_run(workspace)
     print(f"evaluating run {run}")
     ray.init(ignore_reinit_error=True, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     evaluate(workspace, run=run, recipe=recipe)
 
 

@@ -113,28 +113,12 @@ class PairFeatures:
 
 
 @dataclass(frozen=True)
-class Tabular:
-    """A baseline of a few columns."""
-
-    name: str
-    features: PairFeatures
-    fitted: Logistic
-
-    def probability(self, history: History, occasions: Occasions) -> NDArray[np.float32]:
-        """float32 [P]."""
-        return self.fitted.probability(self.features.of(self.name, history, occasions)).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class Baselines:
-    """The fitted baselines. `retention`: name → one regression per hazard bin end."""
+    """The fitted baselines, coefficients alone. `click`: the tabular ones. `retention`: name → one regression per hazard bin end."""
 
-    click: Mapping[str, Tabular | TextLogistic]
+    click: Mapping[str, Logistic]
+    text: TextLogistic | None
     retention: Mapping[str, tuple[Logistic, ...]]
-
-    def clicks(self, history: History, occasions: Occasions) -> dict[str, NDArray[np.float32]]:
-        """P(label = 1) of each candidate by each click baseline."""
-        return {name: one.probability(history, occasions) for name, one in self.click.items()}
 
     def active_within(self, recency_RF: Floats) -> dict[str, Floats]:
         """[R, B] P(active again by the end of each bin) by each retention baseline, from `retention_columns`."""
@@ -145,6 +129,29 @@ class Baselines:
             # Horizons are fitted one by one; the chance to be back never falls with the days.
             result[name] = np.maximum.accumulate(np.column_stack(columns), axis=1)
         return result
+
+
+@dataclass(frozen=True)
+class ClickBaselines:
+    """The fitted click baselines together with the data that they look at."""
+
+    fitted: Baselines
+    features: PairFeatures
+    texts: FrozenTexts | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the baselines that can be asked."""
+        return (*self.fitted.click, *(("text_logistic",) if self.fitted.text else ()))
+
+    def probability(self, name: str, history: History, occasions: Occasions) -> NDArray[np.float32]:
+        """float32 [P]: P(label = 1) of each candidate."""
+        if name == "text_logistic":
+            assert self.fitted.text is not None
+            assert self.texts is not None
+            return self.fitted.text.probability(self.texts, history=history, occasions=occasions)
+        x_PF = self.features.of(name, history, occasions)
+        return self.fitted.click[name].probability(x_PF).astype(np.float32)
 
 
 def click_baselines(recipe: Recipe) -> tuple[str, ...]:
@@ -162,14 +169,15 @@ def retention_columns(source: FeatureSource, history: History, time_R: NDArray[n
     return source.retention(history, time_R)[:, where].astype(np.float64)
 
 
-def fit_baselines(sample: Sample, *, features: PairFeatures, texts: FrozenTexts | None, bins: int) -> Baselines:
+def fit_baselines(sample: Sample, *, texts: FrozenTexts | None, bins: int) -> Baselines:
     """Fit every baseline on the training sample."""
-    click: dict[str, Tabular | TextLogistic] = {}
-    for name, x_PF in sample.columns.items():
-        fitted = logistic.fit_rising(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
-        click[name] = Tabular(name, features, fitted)
+    click = {
+        name: logistic.fit_rising(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
+        for name, x_PF in sample.columns.items()
+    }
+    text = None
     if texts is not None:
-        click["text_logistic"] = fit_text(
+        text = fit_text(
             texts,
             mean_MH=sample.mean_MH,
             moment_P=sample.moment_P,
@@ -182,7 +190,7 @@ def fit_baselines(sample: Sample, *, features: PairFeatures, texts: FrozenTexts 
     if len(sample.bin_R):
         for name, width in (("recency", 1), ("rfm", sample.recency_RF.shape[1])):
             retention[name] = tuple(_fit_horizon(sample, horizon=j, width=width) for j in range(bins))
-    return Baselines(click, retention)
+    return Baselines(click, text, retention)
 
 
 def _fit_horizon(sample: Sample, *, horizon: int, width: int) -> Logistic:

@@ -120,8 +120,10 @@ class _Shown:
 def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int) -> ClickReport:
     """Figures of `predictions.parquet`: every method, differences to the model, slices."""
     shown = _shown(predictions)
+    row_P = _to_rank(shown)
+    label, occasion, item = shown.label_P[row_P], shown.occasion_P[row_P], shown.item_P[row_P]
     positions = {
-        name: ranking.found(shown.label_P, score=score, occasion=shown.occasion_P, item=shown.item_P)
+        name: ranking.found(label, score=score[row_P], occasion=occasion, item=item)
         for name, score in shown.scores.items()
     }
     slices = [_slice(name, mask, shown) for name, mask in slices_of(predictions, config=config)]
@@ -159,6 +161,14 @@ def codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks] or [np.empty(0)]).astype(np.int64)
 
 
+def _to_rank(shown: _Shown) -> NDArray[np.int64]:
+    """Rows of the occasions with something to rank: at least one positive and one negative."""
+    occasion_P, _ = click.numbered(shown.occasion_P)
+    positive_O = np.bincount(occasion_P, shown.label_P > 0)
+    choice_O = (positive_O > 0) & (positive_O < np.bincount(occasion_P))
+    return np.flatnonzero(choice_O[occasion_P])
+
+
 def _click(shown: _Shown, method: str, *, bins: int) -> ClickFigures:
     label, weight, score_P = shown.label_P, shown.weight_P, shown.scores[method]
     base_rate = click.mean(label, weight=weight)
@@ -177,7 +187,7 @@ def _click(shown: _Shown, method: str, *, bins: int) -> ClickFigures:
 
 
 def ranking_figures(at: Found, *, ks: Sequence[int]) -> RankingFigures:
-    """Recall, NDCG, hit rate and MRR of occasions with at least one positive."""
+    """Recall, NDCG, hit rate and MRR over occasions."""
     nothing: dict[int, float] = {}
     return RankingFigures(
         occasions=len(at),
@@ -195,8 +205,8 @@ def _comparisons(shown: _Shown, positions: Mapping[str, Found], *, k: int, seed:
     others = {name: score for name, score in shown.scores.items() if name != MODEL}
     label, weight, user = shown.label_P, shown.weight_P, shown.user_P
     areas = paired_aucs(label, score=shown.scores[MODEL], others=others, user=user, weight=weight, seed=seed)
-    occasion, first = np.unique(shown.occasion_P, return_index=True)
-    user_O = user[first][np.isin(occasion, shown.occasion_P[label > 0])]
+    row_P = _to_rank(shown)
+    user_O = user[row_P[np.unique(shown.occasion_P[row_P], return_index=True)[1]]]
     loss_P, ndcg_O = shown.losses[MODEL], ranking.ndcgs(positions[MODEL], k=k)
     result = {}
     for name in others:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from clm_ray.evaluate.baselines import TITLES
@@ -27,6 +27,7 @@ COLOURS = {
 }
 _INK, _GRID = "#333333", "#dddddd"
 _POINTS = 400
+_MANY_EPOCHS = 25
 
 Scores = Mapping[str, NDArray[np.float32]]
 
@@ -66,25 +67,28 @@ def roc(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores
 
 
 def learning_curve(path: Path, *, epochs: Sequence[Mapping[str, Any]]) -> None:
-    """Losses (above) and AUCs on the validation split (below) by epoch, from training.json."""
-    figure = Figure(figsize=(7.2, 6.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, areas = figure.subplots(2, 1, sharex=True)
-    _title(losses, "Learning curve", "one point per epoch")
-    number = [float(epoch["epoch"]) for epoch in epochs]
-    curves = (
-        (losses, "train_loss", _INK, "training loss (all heads)"),
-        (losses, "click_log_loss", "#c0504d", "click log loss, validation"),
-        (areas, "click_auc", "#1f4e9c", "click AUC, validation"),
-        (areas, "retention_auc", "#4f8f5b", "retention AUC, validation"),
+    """Click loss, the other heads' losses and the validation AUCs by epoch, from training.json."""
+    panels = (
+        ("click loss, nats", (("train_click_loss", "training"), ("click_log_loss", "validation"))),
+        (
+            "other losses, nats",
+            (("train_retention_loss", "retention, training"), ("train_retrieval_loss", "retrieval, training")),
+        ),
+        ("AUC", (("click_auc", "click, validation"), ("retention_auc", "retention, validation"))),
     )
-    for axes, key, colour, title in curves:
-        known = [(n, epoch[key]) for n, epoch in zip(number, epochs, strict=True) if epoch.get(key) is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), color=colour, marker="o", linewidth=2, label=title)
-    areas.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _dress(losses, x="", y="loss, nats")
-    _dress(areas, x="epoch", y="AUC")
+    figure = Figure(figsize=(7.2, 8.0), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(panels), 1, sharex=True)
+    number = [int(epoch["epoch"]) for epoch in epochs]
+    _title(grid[0], "Learning curve", "one point per epoch; training losses are those of sampled candidates")
+    for axes, (title, curves) in zip(grid, panels, strict=True):
+        for (key, label), colour in zip(curves, ("#1f4e9c", "#d98a1f"), strict=True):
+            known = [(n, epoch[key]) for n, epoch in zip(number, epochs, strict=True) if epoch.get(key) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=colour, marker="o", linewidth=2, label=label)
+        _dress(axes, x="epoch" if axes is grid[-1] else "", y=title)
+    if len(number) < _MANY_EPOCHS:
+        grid[-1].set_xticks(number)
     figure.savefig(path)
 
 

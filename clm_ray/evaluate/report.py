@@ -70,7 +70,8 @@ def _header(found: Evaluation) -> str:
             f"{c.positives:,} positive ({rate:.2%})."
         )
         if c.ranking:
-            lines.append(f"Ranking of the candidates shown: {c.ranking[MODEL].occasions:,} occasions with a positive.")
+            some = c.ranking[MODEL].occasions
+            lines.append(f"Ranking of the candidates shown: {some:,} occasions with a positive and a negative.")
     if found.catalogue:
         lines.append(f"Ranking of the whole catalogue: {found.catalogue[MODEL].occasions:,} occasions.")
     for days, methods in found.retention.items():
@@ -153,20 +154,19 @@ def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> li
 
 
 def _cells(row: _Row, methods: Sequence[str]) -> list[str]:
-    known = {name: round(value, 4) for name, value in row.values.items() if not math.isnan(value)}
+    known = {name: value for name, value in row.values.items() if not math.isnan(value)}
     best = None
     if row.better and len(known) > 1:
-        best = max(known.values()) if row.better > 0 else min(known.values())
-    cells = []
-    for name in methods:
-        text = number(row.values.get(name, math.nan))
-        cells.append(f"**{text}**" if best is not None and known.get(name) == best else text)
-    return cells
+        best = number(max(known.values()) if row.better > 0 else min(known.values()))
+    texts = [number(row.values.get(name, math.nan)) for name in methods]
+    return [f"**{text}**" if text == best else text for text in texts]
 
 
 def number(value: float) -> str:
-    """Four decimals; a dash where the figure is not defined or not computed."""
-    return NONE if math.isnan(value) else f"{value:.4f}"
+    """Four decimals, small values four significant digits; a dash where the figure is not defined or not computed."""
+    if math.isnan(value):
+        return NONE
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4g}"
 
 
 def _comparison_table(clicks: ClickReport, *, k: int) -> str:
@@ -179,7 +179,8 @@ def _comparison_table(clicks: ClickReport, *, k: int) -> str:
 def _interval(d: Difference) -> str:
     if math.isnan(d.estimate):
         return NONE
-    return f"{d.estimate:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+    digits = 4 if max(abs(d.low), abs(d.high)) >= 0.01 else 6
+    return f"{d.estimate:+.{digits}f} [{d.low:+.{digits}f}, {d.high:+.{digits}f}]"
 
 
 def _slice_table(clicks: ClickReport) -> str:

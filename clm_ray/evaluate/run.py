@@ -38,7 +38,7 @@ from clm_ray.evaluate.figures import (
     retention_report,
 )
 from clm_ray.evaluate.report import Evaluation, main_table, markdown
-from clm_ray.evaluate.sampling import draw_sample, frozen_texts, pair_features
+from clm_ray.evaluate.sampling import draw_sample, frozen_texts
 from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
 from clm_ray.evaluate.text_baseline import VECTORS
 from clm_ray.model.inference import Scorer
@@ -130,16 +130,14 @@ def _baselines(
     dataset: Dataset, *, model: Path, parts: Path, recipe: Recipe, say: Say
 ) -> tuple[Baselines, tuple[str, ...]]:
     if not recipe.evaluate.baselines:
-        return Baselines({}, {}), ("Baselines were switched off (evaluate.baselines).",)
+        return Baselines({}, None, {}), ("Baselines were switched off (evaluate.baselines).",)
     targets = dataset.training_targets()
     share = min(1.0, recipe.evaluate.baseline_rows / max(1, targets))
     say(f"baselines: sampling {share:.1%} of {targets:,} training targets")
     sample = draw_sample(dataset.folder, model=model, parts=parts, share=share, seed=_SEED, buckets=dataset.buckets)
     say(f"baselines: fitting on {len(sample.label_P):,} targets and {len(sample.bin_R):,} retention references")
     texts = frozen_texts(dataset, model)
-    fitted = fit_baselines(
-        sample, features=pair_features(dataset), texts=texts, bins=len(dataset.recipe.retention.bin_ends)
-    )
+    fitted = fit_baselines(sample, texts=texts, bins=len(dataset.recipe.retention.bin_ends))
     notes = [
         f"Baselines were fitted on {len(sample.label_P):,} of {targets:,} training targets, by moments drawn at random."
     ]

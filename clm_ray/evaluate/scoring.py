@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from clm_ray.config.evaluate import EvaluateConfig
 from clm_ray.data.build import part
 from clm_ray.evaluate import slices
-from clm_ray.evaluate.baselines import Baselines, retention_columns, with_offset
+from clm_ray.evaluate.baselines import Baselines, ClickBaselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions
-from clm_ray.evaluate.sampling import each_bucket
+from clm_ray.evaluate.sampling import each_bucket, frozen_texts, pair_features
 from clm_ray.metrics.ranking import tie_break
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.schema import TIMESTAMP
@@ -73,6 +73,9 @@ class BucketScorer:
         self.plan = plan
         self.dataset = Dataset.open(plan.dataset)
         self.scorer = plan.open_scorer(plan.model)
+        self.baselines = ClickBaselines(
+            plan.baselines, pair_features(self.dataset), frozen_texts(self.dataset, plan.model)
+        )
         self.item_events_I = self.dataset.training_events_I
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -103,7 +106,6 @@ class BucketScorer:
             return pa.table({})
         item_P = np.concatenate(items)
         offset_P = np.concatenate([c.shown.offset_P for c in cases])
-        baselines = [self.plan.baselines.clicks(c.history, c.shown) for c in cases]
         moment_P = np.repeat(np.arange(len(items)), [len(one) for one in items])
         columns: dict[str, Any] = {
             **self._moments(cases, [c.shown.time_Q for c in cases], moment_P),
@@ -113,8 +115,9 @@ class BucketScorer:
             "probability": with_offset(np.concatenate(self._click(requests, items)), offset_P),
             "item_events": self.item_events_I[item_P].astype(np.int32),
         }
-        for name in baselines[0]:
-            columns[name] = with_offset(np.concatenate([one[name] for one in baselines]), offset_P)
+        for name in self.baselines.names:
+            p_P = np.concatenate([self.baselines.probability(name, c.history, c.shown) for c in cases])
+            columns[name] = with_offset(p_P, offset_P)
         return pa.table(columns)
 
     def _catalogue(self, cases: Sequence[Case]) -> pa.Table:
@@ -125,9 +128,13 @@ class BucketScorer:
             return pa.table({})
         lists: dict[str, list[tuple[NDArray[np.int32], NDArray[np.float32]]]] = {"model": self._retrieve(requests)}
         every_I = np.arange(1, self.dataset.items.num_rows, dtype=np.int32)
-        for name, baseline in self.plan.baselines.click.items():
+        for name in self.baselines.names:
             lists[name] = [
-                top(every_I, baseline.probability(r.history, _whole(r.time, every_I)), count=self.plan.config.retrieve)
+                top(
+                    every_I,
+                    self.baselines.probability(name, r.history, _whole(r.time, every_I)),
+                    count=self.plan.config.retrieve,
+                )
                 for r in requests
             ]
         tables = []

@@ -59,26 +59,24 @@ class FrozenTexts:
 class TextLogistic:
     """logit = bias + user_H · u + item_H · x + both_H · (u x)."""
 
-    texts: FrozenTexts
     user_H: NDArray[np.float32]
     item_H: NDArray[np.float32]
     both_H: NDArray[np.float32]
     bias: float
 
-    def probability(self, history: History, occasions: Occasions) -> NDArray[np.float32]:
+    def probability(self, texts: FrozenTexts, *, history: History, occasions: Occasions) -> NDArray[np.float32]:
         """float32 [P], from events strictly before each moment."""
-        mean_MH = self.texts.means(history, occasions.time_Q)
+        mean_MH = texts.means(history, occasions.time_Q)
         slope_MH = mean_MH * self.both_H + self.item_H
         level_M = mean_MH @ self.user_H + self.bias
         logit_P = np.empty(len(occasions.item_P), np.float32)
-        texts = len(self.texts.vector_DH)
         for m in range(len(occasions.time_Q)):
-            text_C = self.texts.text_I[occasions.items(m)]
+            text_C = texts.text_I[occasions.items(m)]
             cut = slice(occasions.start_Q[m], occasions.start_Q[m + 1])
-            if len(text_C) > texts:
-                logit_P[cut] = (self.texts.vector_DH @ slope_MH[m])[text_C] + level_M[m]
+            if 2 * len(text_C) > len(texts.vector_DH):
+                logit_P[cut] = (texts.vector_DH @ slope_MH[m])[text_C] + level_M[m]
             else:
-                logit_P[cut] = self.texts.vector_DH[text_C] @ slope_MH[m] + level_M[m]
+                logit_P[cut] = texts.vector_DH[text_C] @ slope_MH[m] + level_M[m]
         return np.asarray(expit(logit_P))
 
 
@@ -123,4 +121,4 @@ def fit_text(
 
     best = minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "ftol": 1e-7})
     user_H, item_H, both_H = (best.x[n * width : (n + 1) * width].astype(np.float32) for n in range(3))
-    return TextLogistic(texts, user_H, item_H, both_H, float(best.x[-1]))
+    return TextLogistic(user_H, item_H, both_H, float(best.x[-1]))

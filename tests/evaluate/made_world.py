@@ -272,7 +272,13 @@ def write_model(folder: Path) -> None:
     np.save(folder / "item_text.npy", text_I)
     np.save(folder / "frozen_text_vectors.npy", np.random.default_rng(0).normal(size=(len(row), 6)).astype(np.float32))
     epochs = [
-        {"epoch": e, "train_loss": 1 / (e + 1), "click_auc": 0.6 + e / 10, "click_log_loss": 0.5, "retention_auc": None}
+        {
+            "epoch": e,
+            "train_click_loss": 1 / (e + 1),
+            "click_auc": 0.6 + e / 10,
+            "click_log_loss": 0.5,
+            "retention_auc": None,
+        }
         for e in range(3)
     ]
     (folder / "training.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")

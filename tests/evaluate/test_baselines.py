@@ -9,12 +9,13 @@ import made_world
 import numpy as np
 import pytest
 
-from clm_ray.evaluate.baselines import PairFeatures, fit_baselines, retention_columns, with_offset
+from clm_ray.evaluate.baselines import ClickBaselines, PairFeatures, fit_baselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Dataset, Occasions
 from clm_ray.evaluate.logistic import LEAST_WEIGHT, fit_rising
 from clm_ray.evaluate.sample import Sample
 from clm_ray.evaluate.sampling import _sample_bucket as sample_bucket
 from clm_ray.evaluate.sampling import frozen_texts, pair_features
+from clm_ray.evaluate.text_baseline import FrozenTexts
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import DAY_US, History
 from clm_ray.features.statistics import ItemStatistics
@@ -109,6 +110,10 @@ def test_text_means_stop_before_the_moment_and_reach_back_max_context(dataset_fo
     assert means[2] == pytest.approx(texts.vector_DH[texts.text_I[5:13]].mean(0), abs=1e-6)
 
 
+def _click(sample: Sample, dataset: Dataset, texts: FrozenTexts | None) -> ClickBaselines:
+    return ClickBaselines(fit_baselines(sample, texts=texts, bins=4), pair_features(dataset), texts)
+
+
 @pytest.fixture(scope="module")
 def sample(made_workspace) -> Sample:
     dataset = Dataset.open(made_workspace.current("datasets"))
@@ -121,13 +126,13 @@ def test_probabilities_are_those_of_the_candidates_before_sampling(
 ) -> None:
     dataset = Dataset.open(dataset_folder)
     texts = frozen_texts(dataset, made_workspace.runs / "default" / "model")
-    fitted = fit_baselines(sample, features=pair_features(dataset), texts=texts, bins=4)
+    fitted = _click(sample, dataset, texts)
     cases = [c for b in dataset.buckets for c in dataset.test_cases(b) if len(c.shown.item_P)]
     observed = np.concatenate([c.shown.label_P for c in cases]).mean()
     sampled = sample.label_P.mean()
     assert sampled > 2 * observed
     for name in ("popularity", "text_logistic"):
-        p = np.concatenate([fitted.click[name].probability(c.history, c.shown) for c in cases])
+        p = np.concatenate([fitted.probability(name, c.history, c.shown) for c in cases])
         assert p.mean() == pytest.approx(observed, rel=0.15), name
 
 
@@ -136,10 +141,10 @@ def test_text_logistic_finds_what_text_tells(sample: Sample, dataset_folder: Pat
 
     dataset = Dataset.open(dataset_folder)
     texts = frozen_texts(dataset, made_workspace.runs / "default" / "model")
-    fitted = fit_baselines(sample, features=pair_features(dataset), texts=texts, bins=4)
+    fitted = _click(sample, dataset, texts)
     cases = [c for b in dataset.buckets for c in dataset.test_cases(b)]
     label = np.concatenate([c.shown.label_P for c in cases])
-    p = np.concatenate([fitted.click["text_logistic"].probability(c.history, c.shown) for c in cases])
+    p = np.concatenate([fitted.probability("text_logistic", c.history, c.shown) for c in cases])
     assert auc(label, score=p) > 0.75
 
 
@@ -148,13 +153,13 @@ def test_whole_catalogue_and_candidates_get_the_same_text_probability(
 ) -> None:
     dataset = Dataset.open(dataset_folder)
     texts = frozen_texts(dataset, made_workspace.runs / "default" / "model")
-    fitted = fit_baselines(sample, features=pair_features(dataset), texts=texts, bins=4)
+    fitted = _click(sample, dataset, texts)
     case = next(dataset.test_cases(0))
     time = int(case.history.time_N[-1])
     every = list(range(made_world.ITEMS_COUNT))
-    for name, baseline in fitted.click.items():
-        whole = baseline.probability(case.history, _occasions([time], [every]))
-        some = baseline.probability(case.history, _occasions([time, time + 1], [[3, 7], [9]]))
+    for name in fitted.names:
+        whole = fitted.probability(name, case.history, _occasions([time], [every]))
+        some = fitted.probability(name, case.history, _occasions([time, time + 1], [[3, 7], [9]]))
         assert some[:2] == pytest.approx(whole[[3, 7]], rel=1e-5), name
 
 
@@ -172,7 +177,7 @@ def test_retention_baselines_beat_chance_and_never_fall_with_the_days(sample: Sa
     from clm_ray.metrics.survival import horizon_auc
 
     dataset = Dataset.open(dataset_folder)
-    fitted = fit_baselines(sample, features=pair_features(dataset), texts=None, bins=4)
+    fitted = fit_baselines(sample, texts=None, bins=4)
     cases = [c for b in dataset.buckets for c in dataset.test_cases(b)]
     columns = np.concatenate([retention_columns(dataset.source, c.history, c.references.time_R) for c in cases])
     back = np.concatenate([c.references.bin_R for c in cases])

@@ -23,7 +23,7 @@ def plan(made_workspace, tmp_path: Path) -> ScoringPlan:
     model = made_workspace.runs / "default" / "model"
     dataset = made_workspace.current("datasets")
     open_scorer = made_world.KnowingScorer.open
-    return ScoringPlan(dataset, model, tmp_path, made_world.recipe().evaluate, Baselines({}, {}), open_scorer)
+    return ScoringPlan(dataset, model, tmp_path, made_world.recipe().evaluate, Baselines({}, None, {}), open_scorer)
 
 
 def test_every_candidate_gets_the_probability_of_its_own_moment(plan: ScoringPlan) -> None:
