@@ -77,6 +77,7 @@ SEQUENCES = pa.schema(
         pa.field("ctx_event", _INTS),
         pa.field("ctx_value", _FLOATS),
         pa.field("ctx_time", _TIMES),
+        pa.field("ctx_dense", pa.list_(_FLOATS)),
         pa.field("tgt_item", _INTS),
         pa.field("tgt_label", _FLOATS),
         pa.field("tgt_weight", _FLOATS),
@@ -94,10 +95,11 @@ SEQUENCES = pa.schema(
         pa.field("ref_split", _INTS),
     ]
 )
-"""User windows. `tgt_offset`: logit offset of the negative sampling, -log(kept share), added to the logit in training only.
+"""User windows with the train and valid targets (test lives in IMPRESSIONS and REFERENCES alone). `ctx_value`: raw values;
+`ctx_dense`: features.tokens.TOKEN_VALUES of each event; `tgt_dense`, `ref_dense`: features as of t, named in features.json. `tgt_offset`: logit offset of the negative sampling, -log(kept share), added to the logit in training only.
 `tgt_pos`/`ref_pos`: how many context events of this row lie strictly before (0: the start token alone). `ref_bin`: hazard
-bin of the next activity, or the number of bins when none was seen. `ref_censored`: number of bins seen in full
-(a bin seen only in part contributes nothing). Splits: 0 train, 1 valid, 2 test."""
+bin of the next activity, or the number of bins when none was seen. `ref_censored`: number of bins seen in full (a bin seen
+only in part contributes nothing). Splits: 0 train, 1 valid, 2 test."""
 
 IMPRESSIONS = pa.schema(
     [

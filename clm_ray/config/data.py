@@ -22,6 +22,8 @@ class SplitConfig(Section):
     """Other protocols: share of rows for validation."""
     test_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Other protocols: share of rows for test."""
+    refit: bool = False
+    """Use every target, the newest and those of served feedback included, for training; there is no validation and no test then."""
 
     @model_validator(mode="after")
     def _dates(self) -> SplitConfig:
@@ -35,12 +37,12 @@ class ImpressionsConfig(Section):
 
     negatives: Literal["explicit", "availability", "popularity"] = "popularity"
     """explicit: the log has them. availability: from what was on offer in the event's slot. popularity: by popularity^alpha as of that day."""
-    per_positive: int = Field(default=4, ge=1)
-    """Sampled negatives per positive target (train and valid)."""
+    per_occasion: int = Field(default=8, ge=1)
+    """Sampled negatives per occasion (one user and moment) in train and valid; the same for every occasion, so that the logit offset holds."""
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Exponent of popularity."""
     positives_per_occasion: int = Field(default=8, ge=1)
-    """At most this many positives of one user and moment become training targets (sampled; all stay in the history)."""
+    """At most this many positives of one occasion become training targets (sampled, weighted up; all stay in the history)."""
     test_occasions: int = Field(default=800, ge=1)
     """Sampled negatives only: number of test occasions (user and moment) for which every candidate is ranked."""
     test_negatives: int = Field(default=200, ge=1)

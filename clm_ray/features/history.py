@@ -48,7 +48,5 @@ class History:
         return History(self.item_N[keep_N], self.event_N[keep_N], self.value_N[keep_N], self.time_N[keep_N])
 
 
-EMPTY = History(
-    np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.float32), np.empty(0, np.int64)
-)
+EMPTY = History(np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.float32), np.empty(0, np.int64))
 """The history of a user never seen."""

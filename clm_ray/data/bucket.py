@@ -1,0 +1,271 @@
+"""Build everything about the users of one bucket: sequences, impressions, references, interactions.
+
+This is the vectorised Arrow function that Ray Data runs once per block; it sees whole users.
+
+Shape letters: N events of one user, T targets, R references, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.data.buckets import stable_hash64
+from clm_ray.data.columns import map_value
+from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
+from clm_ray.data.splits import SplitPlan
+from clm_ray.data.windows import References, cut_windows
+from clm_ray.features.history import DAY_US, History
+from clm_ray.features.spec import FeatureSource
+from clm_ray.features.tokens import token_values
+from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
+from clm_ray.schema import TEST, TRAIN
+
+SAMPLE_PER_USER = 64
+"""Train rows of one user that feature selection looks at."""
+
+
+@dataclass(frozen=True)
+class TestOccasion:
+    """A test moment that may be drawn into the fixed sample; `rank` is a stable hash that decides."""
+
+    rank: int
+    user_id: str
+    occasion: Occasion
+
+
+@dataclass
+class BucketResult:
+    """What the users of one bucket gave."""
+
+    windows: list[dict[str, Any]] = field(default_factory=list)
+    impressions: list[dict[str, Any]] = field(default_factory=list)
+    references: list[dict[str, Any]] = field(default_factory=list)
+    interactions: list[tuple[str, NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]] = field(
+        default_factory=list
+    )
+    test_occasions: list[TestOccasion] = field(default_factory=list)
+    click_sample: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    retention_sample: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    gaps: list[NDArray[np.float32]] = field(default_factory=list)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BucketBuilder:
+    """Turns the events of whole users into dataset rows. Everything here is read-only and shared by all blocks."""
+
+    recipe: Recipe
+    source: FeatureSource
+    occasions: OccasionSource
+    plan: SplitPlan
+    grid_R: NDArray[np.int64]
+
+    def build(self, events: pa.Table) -> BucketResult:
+        """`events`: schema.EVENTS plus `item`, sorted by user, time, event id, of whole users."""
+        result = BucketResult()
+        for user in users_of(events, self.source):
+            self._user(user, result)
+        return result
+
+    def _user(self, user: UserEvents, result: BucketResult) -> None:
+        targets, split, shown = self._targets(user)
+        references = self._references(user.history)
+        for occasion, which in shown:
+            self._impressions(user.user_id, occasion, which, result)
+        for r in np.flatnonzero(references.split_R == TEST):
+            result.references.append(_reference_row(user.user_id, references, int(r)))
+        kept = references.select(references.split_R != TEST)
+        target_dense = self.source.click(user.history, targets.item_T, targets.time_T)
+        reference_dense = self.source.retention(user.history, kept.time_R)
+        context = user.history.select(self.source.vocabulary.is_context(user.history))
+        context_dense = token_values(
+            context,
+            statistics=self.source.statistics,
+            vocabulary=self.source.vocabulary,
+            prior=self.recipe.features.prior_strength,
+        )
+        result.windows += cut_windows(
+            user.user_id,
+            context,
+            context_dense,
+            targets,
+            split,
+            target_dense,
+            kept,
+            reference_dense,
+            max_context=self.recipe.sequences.max_context,
+            body=self.recipe.sequences.body,
+        )
+        self._sample(user, targets, split, target_dense, kept, reference_dense, result)
+        self._interactions(user, result)
+
+    def _targets(self, user: UserEvents) -> tuple[Targets, NDArray[np.int32], list[tuple[Occasion, NDArray[np.int32]]]]:
+        """(train and valid targets, their split, the other occasions with the split of each of their candidates)."""
+        found = self.occasions.occasions(user)
+        ids = self.source.catalogue.ids
+        per_row = self.occasions.config.negatives == "explicit"
+        sampled: list[Targets] = []
+        splits: list[NDArray[np.int32]] = []
+        shown: list[tuple[Occasion, NDArray[np.int32]]] = []
+        if per_row:
+            times = (
+                np.concatenate([np.full(_size(o), o.time, np.int64) for o in found]) if found else np.empty(0, np.int64)
+            )
+            items = [ids[i] for o in found for i in (o.shown_C if o.shown_C is not None else o.taken)]
+            row_split = self.plan.of_targets(user.user_id, times, items)
+        else:
+            row_split = self.plan.of_targets(
+                user.user_id, np.array([o.time for o in found], np.int64), [""] * len(found)
+            )
+        at = 0
+        for occasion in found:
+            size = _size(occasion) if per_row else 1
+            mine, at = row_split[at : at + size], at + size
+            if (mine != TEST).any():
+                part = self.occasions.targets(user, [occasion])
+                each = mine if per_row else np.full(len(part), mine[0], np.int32)
+                keep = each != TEST
+                sampled.append(Targets(*(getattr(part, n)[keep] for n in _TARGET_FIELDS)))
+                splits.append(each[keep])
+            if (mine != TRAIN).any():
+                shown.append((occasion, mine))
+        if not sampled:
+            return self.occasions.targets(user, []), np.empty(0, np.int32), shown
+        joined = Targets(*(np.concatenate([getattr(p, n) for p in sampled]) for n in _TARGET_FIELDS))
+        return joined, np.concatenate(splits), shown
+
+    def _impressions(self, user_id: str, occasion: Occasion, split: NDArray[np.int32], result: BucketResult) -> None:
+        test = split == TEST
+        if not test.any():
+            return
+        rank = int(stable_hash64([f"{self.recipe.sequences.seed}/{user_id}/{occasion.time}/{occasion.kind}"])[0])
+        result.test_occasions.append(TestOccasion(rank, user_id, occasion))
+        if occasion.labels_C is not None and occasion.shown_C is not None:
+            items, labels = occasion.shown_C[test], occasion.labels_C[test]
+            result.impressions.append(impression_row(user_id, occasion, items, labels, kind="shown"))
+
+    def _references(self, history: History) -> References:
+        activity = history.time_N[self.source.vocabulary.is_activity(history)]
+        grid = self.grid_R if self.recipe.retention.enabled else self.grid_R[:0]
+        grid = grid[on_grid(activity, grid, self.recipe.retention.active_within_days)]
+        split, end = self.plan.of_references(grid)
+        bins = np.zeros(len(grid), np.int32)
+        seen = np.zeros(len(grid), np.int32)
+        for moment in np.unique(end):
+            at = end == moment
+            bins[at], seen[at] = next_activity_bins(
+                activity, grid[at], bin_ends=self.recipe.retention.bin_ends, log_end_us=int(moment)
+            )
+        horizon = max(self.recipe.retention.report_days) * DAY_US
+        spend = np.concatenate([[0.0], np.cumsum(self.source.vocabulary.amounts(history), dtype=np.float64)])
+        low = np.searchsorted(history.time_N, grid)
+        high = np.searchsorted(history.time_N, grid + horizon)
+        value = np.where(grid + horizon <= end, spend[high] - spend[low], np.nan).astype(np.float32)
+        return References(grid, bins, seen, value, split).select(seen > 0)
+
+    def _sample(
+        self,
+        user: UserEvents,
+        targets: Targets,
+        split: NDArray[np.int32],
+        target_dense: NDArray[np.float32],
+        references: References,
+        reference_dense: NDArray[np.float32],
+        result: BucketResult,
+    ) -> None:
+        rng = np.random.default_rng([self.recipe.sequences.seed, int(stable_hash64([user.user_id])[0])])
+        train = np.flatnonzero(split == TRAIN)
+        some = np.sort(rng.permutation(train)[:SAMPLE_PER_USER])
+        result.click_sample.append((target_dense[some], targets.label_T[some]))
+        days = np.array(self.recipe.retention.bin_ends)
+        last = int(np.flatnonzero(days == max(self.recipe.retention.report_days))[0])
+        full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
+        result.retention_sample.append((reference_dense[full], (references.bin_R[full] <= last).astype(np.float32)))
+        active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
+        result.gaps.append(np.diff(np.unique(active[active < self.plan.train_end] // DAY_US)).astype(np.float32))
+        for s, name in ((TRAIN, "train"), (1, "valid")):
+            rate = result.rates.setdefault(name, [0.0, 0.0])
+            rate[0] += float((split == s).sum())
+            rate[1] += float(targets.label_T[split == s].sum())
+
+    def _interactions(self, user: UserEvents, result: BucketResult) -> None:
+        history = user.history
+        liked = (self.source.vocabulary.labels(history) == 1.0) & (
+            self.plan.config.refit | (history.time_N < self.plan.train_end)
+        )
+        items, where, count = np.unique(history.item_N[liked], return_inverse=True, return_counts=True)
+        weight = np.bincount(where, self.source.vocabulary.weights[history.event_N[liked]], minlength=len(items))
+        result.interactions.append((user.user_id, items, weight.astype(np.float32), count.astype(np.int32)))
+
+
+_TARGET_FIELDS = ("item_T", "label_T", "weight_T", "offset_T", "time_T")
+
+
+def _size(occasion: Occasion) -> int:
+    return len(occasion.shown_C) if occasion.shown_C is not None else len(occasion.taken)
+
+
+def impression_row(
+    user_id: str, occasion: Occasion, items: NDArray[np.int32], labels: NDArray[np.float32], *, kind: str
+) -> dict[str, Any]:
+    """One row of schema.IMPRESSIONS (test split)."""
+    return {
+        "user_id": user_id,
+        "time": occasion.time,
+        "kind": kind,
+        "item": items.astype(np.int32),
+        "label": labels.astype(np.float32),
+        "weight": np.full(len(items), occasion.weight, np.float32),
+        "offset": 0.0,
+        "split": TEST,
+    }
+
+
+def _reference_row(user_id: str, references: References, r: int) -> dict[str, Any]:
+    return {
+        "user_id": user_id,
+        "time": int(references.time_R[r]),
+        "bin": int(references.bin_R[r]),
+        "censored": int(references.censored_R[r]),
+        "value": float(references.value_R[r]),
+        "split": int(references.split_R[r]),
+    }
+
+
+def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
+    """One UserEvents per user of a table sorted by user, time, event id."""
+    if not events.num_rows:
+        return
+    names = pa.array(source.vocabulary.names)
+    codes = pc.index_in(events.column("event_type"), value_set=names).to_numpy().astype(np.int16)
+    items = events.column("item").to_numpy().astype(np.int32)
+    values = events.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
+    times = events.column("timestamp").cast(pa.int64()).to_numpy()
+    slots = map_value(events.column("context"), "slot")
+    decisions = events.column("decision_id").to_numpy(zero_copy_only=False)
+    encoded = events.column("user_id").combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().chunk(0)
+    user = encoded.indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+    for start, stop in zip(starts, np.r_[starts[1:], len(user)], strict=True):
+        cut = slice(int(start), int(stop))
+        yield UserEvents(
+            encoded.dictionary[int(user[start])].as_py(),
+            History(items[cut], codes[cut], values[cut], times[cut]),
+            slots[cut],
+            decisions[cut],
+        )
+
+
+def reference_times(recipe: Recipe, first_activity: int, log_end: int) -> NDArray[np.int64]:
+    """The calendar grid of retention references."""
+    return reference_grid(first_activity, log_end, recipe.retention.every_days)

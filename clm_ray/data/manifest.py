@@ -1,0 +1,49 @@
+"""The manifest of a dataset: what it was made of, and the SHA-256 of every file. Written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from clm_ray.config.recipe import Recipe
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from clm_ray.data.log import Log
+from clm_ray.errors import DataError
+
+MANIFEST = "manifest.json"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str, Any]) -> dict[str, Any]:
+    """Digest every file, derive the dataset's id from the digests, write manifest.json."""
+    files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    data_id = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    manifest = {
+        "id": data_id,
+        "recipe": recipe.name,
+        "recipe_digest": recipe.digest(),
+        "buckets": recipe.sequences.buckets,
+        "items": log.items.num_rows - 1,
+        "users": log.users.num_rows,
+        "counts": log.counts.to_dict(),
+        **content,
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished dataset. Raises DataError where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError("no finished dataset", field="dataset", value=str(folder), fix="run jobs/prepare.py")
+    return dict(json.loads(path.read_text(encoding="utf-8")))

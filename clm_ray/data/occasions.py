@@ -1,0 +1,209 @@
+"""Click targets of one user: which items were shown at which moment, and which were taken.
+
+An occasion is one user at one moment. Where it comes from decides its candidates:
+
+- explicit: every labelled event is a target as it stands.
+- availability: the candidates are what was on offer in the events' slot; taken = positive. Negatives are sampled.
+- popularity: only positives are known; negatives are drawn by popularity^alpha as of the day before.
+- decision: a slate that the endpoint served; every item of it is a target as of the slate's moment, taken or not.
+
+The number of sampled negatives does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
+
+Shape letters: N events of one user, T targets, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.config.data import ImpressionsConfig
+from clm_ray.data.buckets import stable_hash64
+from clm_ray.data.slots import SlotTable
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+from clm_ray.features.statistics import ItemStatistics, day_of
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows."""
+
+    time: int
+    kind: str
+    taken: NDArray[np.int32]
+    shown_C: NDArray[np.int32] | None
+    weight: float
+    labels_C: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Train and valid targets of one user, in time order."""
+
+    item_T: NDArray[np.int32]
+    label_T: NDArray[np.float32]
+    weight_T: NDArray[np.float32]
+    offset_T: NDArray[np.float32]
+    time_T: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.item_T)
+
+
+@dataclass(frozen=True)
+class UserEvents:
+    """One user's rows as the occasions need them; the string columns are object arrays with None for null."""
+
+    user_id: str
+    history: History
+    slot_N: NDArray[np.object_]
+    decision_N: NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class OccasionSource:
+    """Finds the occasions of a user and samples their targets."""
+
+    config: ImpressionsConfig
+    vocabulary: EventVocabulary
+    slots: SlotTable
+    statistics: ItemStatistics
+    impression_code: int | None
+    seed: int
+    _popular: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = field(default_factory=dict)
+
+    def occasions(self, user: UserEvents) -> list[Occasion]:
+        """All occasions in time order."""
+        history = user.history
+        label_N = self.vocabulary.labels(history)
+        answered_N = np.array(
+            [d is not None and self.slots.items(f"decision:{d}") is not None for d in user.decision_N], bool
+        )
+        found = list(self._decisions(user, label_N))
+        open_N = ~np.isnan(label_N) & ~answered_N
+        if self.config.negatives == "explicit":
+            found += self._explicit(history, label_N, open_N)
+        else:
+            found += self._positive(user, label_N, open_N)
+        return sorted(found, key=lambda o: (o.time, o.kind))
+
+    def _decisions(self, user: UserEvents, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
+        history = user.history
+        if self.impression_code is None:
+            return
+        for n in np.flatnonzero(history.event_N == self.impression_code):
+            decision = user.decision_N[n]
+            slate = self.slots.items(f"decision:{decision}") if decision is not None else None
+            if slate is None or not len(slate):
+                continue
+            answers = (user.decision_N == decision) & (label_N == 1.0)
+            taken = np.intersect1d(history.item_N[answers], slate)
+            yield Occasion(int(history.time_N[n]), "decision", taken, slate, 1.0)
+
+    def _explicit(
+        self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
+    ) -> Iterator[Occasion]:
+        where = np.flatnonzero(open_N)
+        for group in _runs(history.time_N[where]):
+            at = where[group]
+            items, labels = history.item_N[at], label_N[at]
+            weight = float(self.vocabulary.weights[history.event_N[at[0]]])
+            yield Occasion(int(history.time_N[at[0]]), "explicit", items[labels == 1], items, weight, labels)
+
+    def _positive(
+        self, user: UserEvents, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
+    ) -> Iterator[Occasion]:
+        history = user.history
+        where = np.flatnonzero(open_N & (label_N == 1.0))
+        for group in _runs(history.time_N[where]):
+            at = where[group]
+            items = np.unique(history.item_N[at])
+            weight = float(self.vocabulary.weights[history.event_N[at[0]]])
+            time = int(history.time_N[at[0]])
+            if self.config.negatives == "popularity":
+                yield Occasion(time, "popularity", items, None, weight)
+                continue
+            shown = self.slots.items(user.slot_N[at[0]])
+            if shown is not None:
+                yield Occasion(time, "availability", np.intersect1d(items, shown), shown, weight)
+
+    def targets(self, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
+        """Sampled targets of the occasions (train and valid)."""
+        parts = [self._sample(user.user_id, occasion) for occasion in occasions]
+        parts = [p for p in parts if len(p)]
+        if not parts:
+            empty = np.empty(0, np.float32)
+            return Targets(np.empty(0, np.int32), empty, empty, empty, np.empty(0, np.int64))
+        return Targets(
+            *(
+                np.concatenate([getattr(p, name) for p in parts])
+                for name in ("item_T", "label_T", "weight_T", "offset_T", "time_T")
+            )
+        )
+
+    def _sample(self, user_id: str, occasion: Occasion) -> Targets:
+        if occasion.labels_C is not None and occasion.shown_C is not None:
+            return _targets(occasion.time, occasion.shown_C, occasion.labels_C, occasion.weight, 0.0)
+        rng = np.random.default_rng([self.seed, int(stable_hash64([user_id])[0]), occasion.time])
+        taken, weight = occasion.taken, occasion.weight
+        scale = 1.0
+        if occasion.kind != "decision" and len(taken) > self.config.positives_per_occasion:
+            scale = len(taken) / self.config.positives_per_occasion
+            taken = rng.choice(taken, self.config.positives_per_occasion, replace=False)
+        if occasion.shown_C is None:
+            others, offset = self.draw_popular(occasion, count=self.config.per_occasion, rng=rng), 0.0
+        else:
+            others = np.setdiff1d(occasion.shown_C, occasion.taken, assume_unique=True)
+            offset = 0.0
+            if occasion.kind != "decision" and len(others) > self.config.per_occasion:
+                offset = -float(np.log(self.config.per_occasion / len(others)))
+                others = rng.choice(others, self.config.per_occasion, replace=False)
+        items = np.concatenate([taken, others]).astype(np.int32)
+        labels = np.concatenate([np.ones(len(taken)), np.zeros(len(others))]).astype(np.float32)
+        weights = np.where(labels == 1, weight * scale, weight)
+        return _targets(occasion.time, items, labels, weights, offset)
+
+    def draw_popular(self, occasion: Occasion, *, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
+        """`count` distinct items not taken, by popularity^alpha as of the day before (fewer where fewer are known)."""
+        day = int(day_of(np.array([occasion.time]))[0])
+        if day not in self._popular:
+            items = np.unique(self.statistics.item_K)
+            items = items[items > 0]
+            events = self.statistics.events(items, np.full(len(items), day, np.int64))
+            known = events > 0
+            self._popular[day] = (items[known], np.cumsum(events[known] ** self.config.alpha))
+        items, cumulative = self._popular[day]
+        if not len(items):
+            return np.empty(0, np.int32)
+        drawn = items[np.searchsorted(cumulative, rng.random(count * 3) * cumulative[-1], side="right")]
+        fresh = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+        return fresh[~np.isin(fresh, occasion.taken)][:count]
+
+
+def _targets(
+    time: int,
+    items: NDArray[np.int32],
+    labels: NDArray[np.float32],
+    weight: float | NDArray[np.float64],
+    offset: float,
+) -> Targets:
+    count = len(items)
+    return Targets(
+        items.astype(np.int32),
+        labels.astype(np.float32),
+        np.broadcast_to(np.asarray(weight, np.float32), (count,)).copy(),
+        np.full(count, offset, np.float32),
+        np.full(count, time, np.int64),
+    )
+
+
+def _runs(times: NDArray[np.int64]) -> Iterator[slice]:
+    edges = np.flatnonzero(np.diff(times)) + 1
+    starts, stops = np.r_[0, edges], np.r_[edges, len(times)]
+    if len(times):
+        for start, stop in zip(starts, stops, strict=True):
+            yield slice(int(start), int(stop))

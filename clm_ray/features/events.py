@@ -1,0 +1,88 @@
+"""What event types mean, as arrays: the recipe's `event_types` made ready for vectorised use.
+
+Shape letters: N events of one user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.config.source import EventTypeConfig
+from clm_ray.features.history import History
+
+
+@dataclass(frozen=True)
+class EventVocabulary:
+    """Event types in recipe order; their position is the code used in `History.event_N`."""
+
+    types: Mapping[str, EventTypeConfig]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Event type names by code."""
+        return tuple(self.types)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Code of each event type."""
+        return {name: code for code, name in enumerate(self.names)}
+
+    @cached_property
+    def rated(self) -> bool:
+        """Whether any type carries ratings."""
+        return any(t.value == "rating" for t in self.types.values())
+
+    @cached_property
+    def _activity(self) -> NDArray[np.bool_]:
+        return np.array(["activity" in t.roles for t in self.types.values()], bool)
+
+    @cached_property
+    def _context(self) -> NDArray[np.bool_]:
+        return np.array(["context" in t.roles for t in self.types.values()], bool)
+
+    @cached_property
+    def _amount(self) -> NDArray[np.bool_]:
+        return np.array([t.value == "amount" for t in self.types.values()], bool)
+
+    @cached_property
+    def _fixed_label(self) -> NDArray[np.float32]:
+        labels = [
+            1.0 if "positive" in t.roles else 0.0 if "negative" in t.roles else np.nan for t in self.types.values()
+        ]
+        return np.array(labels, np.float32)
+
+    @cached_property
+    def _threshold(self) -> NDArray[np.float32]:
+        return np.array(
+            [np.nan if t.positive_from is None else t.positive_from for t in self.types.values()], np.float32
+        )
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """Target weight of each type."""
+        return np.array([t.weight for t in self.types.values()], np.float32)
+
+    def is_activity(self, history: History) -> NDArray[np.bool_]:
+        """bool_N: the event counts as the user being alive."""
+        return self._activity[history.event_N]
+
+    def is_context(self, history: History) -> NDArray[np.bool_]:
+        """bool_N: the user tower sees the event."""
+        return self._context[history.event_N]
+
+    def labels(self, history: History) -> NDArray[np.float32]:
+        """float32_N: 1 positive, 0 negative, NaN no label (or no item)."""
+        threshold = self._threshold[history.event_N]
+        by_rating = np.where(np.isnan(history.value_N), np.nan, (history.value_N >= threshold).astype(np.float32))
+        label = np.where(np.isnan(threshold), self._fixed_label[history.event_N], by_rating)
+        return np.where(history.item_N > 0, label, np.nan).astype(np.float32)
+
+    def amounts(self, history: History) -> NDArray[np.float32]:
+        """float32_N: spend of the event, 0 where it carries none."""
+        known = self._amount[history.event_N] & ~np.isnan(history.value_N)
+        return np.where(known, history.value_N, 0.0).astype(np.float32)

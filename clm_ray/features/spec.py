@@ -1,0 +1,129 @@
+"""The feature specification: which dense features a dataset has, which of them the model gets, and how they are scaled.
+
+Written by prepare as features.json, read by training and serving: the one place where offline and online agree.
+
+Shape letters: Q queries, F all features, S selected features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.features.catalogue import Catalogue
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+from clm_ray.features.pair import PAIR_FEATURES, pair_features
+from clm_ray.features.statistics import ItemStatistics
+from clm_ray.features.tokens import residuals
+from clm_ray.features.user import user_feature_names, user_features
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen columns of one feature block. `dropped`: name → reason. mean and scale belong to the chosen ones."""
+
+    names: tuple[str, ...]
+    chosen: tuple[str, ...]
+    dropped: Mapping[str, str]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def apply(self, dense_QF: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [Q, S]: chosen columns, standardised, cut at ±5."""
+        where = [self.names.index(name) for name in self.chosen]
+        scaled = (dense_QF[:, where] - np.array(self.mean, np.float32)) / np.array(self.scale, np.float32)
+        return np.clip(scaled, -5.0, 5.0).astype(np.float32)
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> Selection:
+        """Inverse of `asdict`."""
+        return Selection(
+            names=tuple(raw["names"]),
+            chosen=tuple(raw["chosen"]),
+            dropped=dict(raw["dropped"]),
+            mean=tuple(raw["mean"]),
+            scale=tuple(raw["scale"]),
+        )
+
+
+def click_feature_names(recipe: Recipe) -> tuple[str, ...]:
+    """All dense features of a click target."""
+    return (*user_feature_names(recipe.features.windows_days), *PAIR_FEATURES)
+
+
+def retention_feature_names(recipe: Recipe) -> tuple[str, ...]:
+    """All dense features of a retention reference."""
+    return user_feature_names(recipe.features.windows_days)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Selections of both blocks; the event vocabulary and the windows come from the recipe stored beside it."""
+
+    click: Selection
+    retention: Selection
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> FeatureSpec:
+        """Inverse of `to_dict`."""
+        return FeatureSpec(Selection.from_dict(raw["click"]), Selection.from_dict(raw["retention"]))
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Everything beside the history that features are computed from: one object offline and online."""
+
+    recipe: Recipe
+    vocabulary: EventVocabulary
+    catalogue: Catalogue
+    statistics: ItemStatistics
+
+    def residuals(self, history: History) -> NDArray[np.float32]:
+        """float32_N: see tokens.residuals."""
+        prior = self.recipe.features.prior_strength
+        return residuals(history, statistics=self.statistics, vocabulary=self.vocabulary, prior=prior)
+
+    def retention(self, history: History, time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [Q, F] in the order of `retention_feature_names`."""
+        return user_features(
+            history,
+            time_Q,
+            vocabulary=self.vocabulary,
+            residual_N=self.residuals(history),
+            windows_days=self.recipe.features.windows_days,
+            prior=self.recipe.features.prior_strength,
+        )
+
+    def click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [Q, F] in the order of `click_feature_names`."""
+        residual_N = self.residuals(history)
+        moments, where = np.unique(time_Q, return_inverse=True)
+        user = user_features(
+            history,
+            moments,
+            vocabulary=self.vocabulary,
+            residual_N=residual_N,
+            windows_days=self.recipe.features.windows_days,
+            prior=self.recipe.features.prior_strength,
+        )
+        pair = pair_features(
+            history,
+            item_Q,
+            time_Q,
+            catalogue=self.catalogue,
+            statistics=self.statistics,
+            vocabulary=self.vocabulary,
+            residual_N=residual_N,
+            prior=self.recipe.features.prior_strength,
+        )
+        return np.concatenate([user[where], pair], axis=1)

@@ -1,0 +1,107 @@
+"""Dated item statistics: what was known of an item at the end of the day before.
+
+As-of rule: a lookup at time t uses rows of days strictly before t's UTC day. Row 0 holds the totals over all items.
+
+Shape letters: K statistics rows, Q queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.features.history import DAY_US
+
+_DAYS = 1 << 20
+"""More days than any date has; makes (item, day) one sortable integer."""
+
+
+def day_of(time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Days since 1970 of UTC microseconds."""
+    return time // DAY_US
+
+
+@dataclass(frozen=True)
+class ItemStatistics:
+    """Cumulative counts, one row per item and day with an event, sorted by (item, day); see schema.ITEM_STATISTICS."""
+
+    item_K: NDArray[np.int32]
+    day_K: NDArray[np.int32]
+    events_K: NDArray[np.float32]
+    positives_K: NDArray[np.float32]
+    total_K: NDArray[np.float64]
+
+    @staticmethod
+    def from_daily(
+        item: NDArray[np.int32],
+        day: NDArray[np.int32],
+        events: NDArray[np.float64],
+        positives: NDArray[np.float64],
+        total: NDArray[np.float64],
+    ) -> ItemStatistics:
+        """Accumulate daily sums (any order, items ≥ 1) and add the totals as row 0."""
+        days, where = np.unique(day, return_inverse=True)
+        item = np.concatenate([np.zeros(len(days), np.int32), item])
+        values = [
+            np.concatenate([np.bincount(where, v, minlength=len(days)), v.astype(np.float64)])
+            for v in (events, positives, total)
+        ]
+        day = np.concatenate([days.astype(np.int32), day])
+        order = np.lexsort((day, item))
+        item, day = item[order], day[order]
+        first = np.flatnonzero(np.r_[True, item[1:] != item[:-1]]) if len(item) else np.empty(0, np.int64)
+        lengths = np.diff(np.r_[first, len(item)])
+        cumulative = []
+        for v in values:
+            running = np.cumsum(v[order])
+            before = np.repeat(running[first] - v[order][first], lengths) if len(item) else running
+            cumulative.append(running - before)
+        return ItemStatistics(
+            item, day, cumulative[0].astype(np.float32), cumulative[1].astype(np.float32), cumulative[2]
+        )
+
+    @cached_property
+    def _key_K(self) -> NDArray[np.int64]:
+        return self.item_K.astype(np.int64) * _DAYS + self.day_K
+
+    def _find(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        if not len(self.item_K):
+            return np.zeros(len(item_Q), np.int64), np.zeros(len(item_Q), bool)
+        row = np.searchsorted(self._key_K, item_Q.astype(np.int64) * _DAYS + day_Q, side="left") - 1
+        known = (row >= 0) & (self.item_K[np.maximum(row, 0)] == item_Q)
+        return np.maximum(row, 0), known
+
+    def events(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Events of the item on days < day_Q."""
+        row, known = self._find(item_Q, day_Q)
+        return np.where(known, self.events_K[row], 0.0) if len(self.item_K) else np.zeros(len(item_Q))
+
+    def positives(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Positive events of the item on days < day_Q (item 0: of all items)."""
+        row, known = self._find(item_Q, day_Q)
+        return np.where(known, self.positives_K[row], 0.0) if len(self.item_K) else np.zeros(len(item_Q))
+
+    def window(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, days: int) -> NDArray[np.float64]:
+        """Events of the item on the `days` days before day_Q."""
+        return self.events(item_Q, day_Q) - self.events(item_Q, day_Q - days)
+
+    def like_rate(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, prior: float) -> NDArray[np.float64]:
+        """Share of positive events, shrunk towards the share over all items with `prior` pseudo-events."""
+        if not len(self.item_K):
+            return np.full(len(item_Q), 0.5)
+        row, known = self._find(item_Q, day_Q)
+        all_row, all_known = self._find(np.zeros(len(item_Q), np.int32), day_Q)
+        overall = np.where(all_known, (self.positives_K[all_row] + 1.0) / (self.events_K[all_row] + 2.0), 0.5)
+        events = np.where(known, self.events_K[row], 0.0)
+        positives = np.where(known, self.positives_K[row], 0.0)
+        return (positives + prior * overall) / (events + prior)
+
+    def mean_total(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean rating or spend per event, 0 where nothing is known."""
+        if not len(self.item_K):
+            return np.zeros(len(item_Q))
+        row, known = self._find(item_Q, day_Q)
+        return np.where(known, self.total_K[row] / np.maximum(self.events_K[row], 1.0), 0.0)

@@ -1,0 +1,117 @@
+"""The model folder: everything that scoring needs, as plain files. Weights are safetensors only.
+
+model.safetensors  model.json  encoder/  item_vectors.npy  item_text.npy  frozen_text_vectors.npy
+items.parquet  users.parquet  item_statistics.parquet  features.json  recipe.yaml  training.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.errors import ReleaseError
+from clm_ray.features.catalogue import Catalogue
+from clm_ray.features.spec import FeatureSpec
+from clm_ray.features.statistics import ItemStatistics
+from clm_ray.model.items import UserTable
+from clm_ray.model.network import Network, Sizes
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+ITEM_VECTORS = "item_vectors.npy"
+TABLES = ("items.parquet", "users.parquet", "item_statistics.parquet", "features.json", "recipe.yaml")
+"""Files taken over from the dataset as they are."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """model.json: shapes and the user vocabulary."""
+
+    sizes: Sizes
+    users: UserTable
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"sizes": asdict(self.sizes), "users": asdict(self.users)}
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Description:
+        """Inverse of `to_dict`."""
+        users = {name: tuple(values) for name, values in raw["users"].items()}
+        return Description(Sizes(**raw["sizes"]), UserTable(**users))
+
+
+def save_weights(folder: Path, state: dict[str, torch.Tensor], description: Description) -> None:
+    """Write model.safetensors and model.json."""
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in state.items()}, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps(description.to_dict(), indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model folder."""
+
+    folder: Path
+
+    @staticmethod
+    def open(folder: Path) -> ModelFolder:
+        """Raises ReleaseError naming the first file that is missing."""
+        for name in (WEIGHTS, DESCRIPTION, ITEM_VECTORS, *TABLES):
+            if not (folder / name).is_file():
+                raise ReleaseError(
+                    "a file of the model is missing", field="model", value=str(folder / name), fix="run jobs/train.py"
+                )
+        return ModelFolder(folder)
+
+    def recipe(self) -> Recipe:
+        """The recipe it was trained with."""
+        return recipe_from(yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8")))
+
+    def description(self) -> Description:
+        """Shapes and user vocabulary."""
+        return Description.from_dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
+
+    def features(self) -> FeatureSpec:
+        """Feature selection and scale."""
+        return FeatureSpec.from_dict(json.loads((self.folder / "features.json").read_text(encoding="utf-8")))
+
+    def catalogue(self) -> Catalogue:
+        """Item rows."""
+        items = pq.read_table(self.folder / "items.parquet", columns=["item_id", "text", "categories"])
+        return Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
+
+    def statistics(self) -> ItemStatistics:
+        """Dated item statistics."""
+        table = pq.read_table(self.folder / "item_statistics.parquet")
+        return ItemStatistics(*(table.column(n).to_numpy() for n in ("item", "day", "events", "positives", "total")))
+
+    def users(self) -> pa.Table:
+        """The user table."""
+        return pq.read_table(self.folder / "users.parquet")
+
+    def item_vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Item vectors [I, D], memory-mapped."""
+        return np.load(self.folder / ITEM_VECTORS, mmap_mode="r")
+
+    def network(self) -> Network:
+        """The network with its trained weights, in eval mode."""
+        network = Network(self.description().sizes, self.recipe().model)
+        state = load_file(self.folder / WEIGHTS)
+        prefix = "network."
+        network.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+        return network.eval()
+
+
+def columns_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
+    """A map column as one dict per row (empty where null)."""
+    return [dict(row) if row else {} for row in table.column(name).to_pylist()]

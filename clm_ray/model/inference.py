@@ -1,0 +1,233 @@
+"""The one scoring path: evaluation and serving both go through `Scorer`.
+
+A user at a moment becomes a `UserState` (profile vector and context tokens); click probabilities, survival and retrieval are computed
+from states. Everything is as of `time`: only events strictly before it are used, the last `max_history` of them for
+features and the last `max_context` context events for the user tower.
+
+Shape letters: B users, T tokens (start token first), C candidates of one user, D width, J hazard bins, I item rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.features.catalogue import Catalogue
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+from clm_ray.features.spec import FeatureSource, FeatureSpec
+from clm_ray.features.tokens import TOKEN_VALUES, token_values
+from clm_ray.model.files import ModelFolder, columns_of
+from clm_ray.model.items import UserTable
+from clm_ray.model.network import Network, UserInputs, survival_from
+
+_PAIRS_PER_PASS = 1 << 14
+"""Candidates scored in one pass of the click head: bounds memory."""
+
+
+@dataclass(frozen=True)
+class UserRequest:
+    """One user at one moment (UTC microseconds); events of `history` at or after `time` are ignored."""
+
+    user_id: str
+    history: History
+    time: int
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What the user tower made of a request. Plain arrays: it travels between processes."""
+
+    user_id: str
+    time: int
+    history: History
+    profile_D: NDArray[np.float32]
+    token_TD: NDArray[np.float32]
+
+
+class Scorer:
+    """A model opened for scoring on the CPU."""
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        network: Network,
+        item_ID: NDArray[np.float32],
+        source: FeatureSource,
+        spec: FeatureSpec,
+        users: UserTable,
+        columns: dict[str, tuple[dict[str, str], dict[str, float]]],
+    ) -> None:
+        self.recipe = recipe
+        self.network = network.eval()
+        self.source = source
+        self.spec = spec
+        self._item_ID = torch.from_numpy(np.ascontiguousarray(item_ID))
+        self._users = users
+        self._columns = columns
+
+    @staticmethod
+    def open(folder: Path, *, threads: int = 1) -> Scorer:
+        """Open a model folder or a release. Raises ReleaseError where a file is missing. Sets torch's thread count."""
+        torch.set_num_threads(threads)
+        files = ModelFolder.open(folder)
+        recipe = files.recipe()
+        vocabulary = EventVocabulary(recipe.event_types)
+        table = files.users()
+        columns = dict(
+            zip(
+                table.column("user_id").to_pylist(),
+                zip(columns_of(table, "categorical"), columns_of(table, "numeric"), strict=True),
+                strict=True,
+            )
+        )
+        return Scorer(
+            recipe=recipe,
+            network=files.network(),
+            item_ID=files.item_vectors(),
+            source=FeatureSource(recipe, vocabulary, files.catalogue(), files.statistics()),
+            spec=files.features(),
+            users=files.description().users,
+            columns=columns,
+        )
+
+    @property
+    def vocabulary(self) -> EventVocabulary:
+        """Event types by code."""
+        return self.source.vocabulary
+
+    @property
+    def items(self) -> Catalogue:
+        """Item rows, ids and categories."""
+        return self.source.catalogue
+
+    @torch.inference_mode()
+    def states(self, requests: Sequence[UserRequest]) -> list[UserState]:
+        """Run the user tower for each request."""
+        if not requests:
+            return []
+        reach = self.recipe.sequences.max_context
+        histories = [r.history.before(r.time).tail(self.recipe.features.max_history) for r in requests]
+        contexts, values = zip(*(self._context(h, reach) for h in histories), strict=True)
+        users = user_inputs(
+            items=[c.item_N.astype(np.int64) for c in contexts],
+            events=[c.event_N.astype(np.int64) for c in contexts],
+            values=list(values),
+            columns=[self._columns.get(r.user_id, ({}, {})) for r in requests],
+            table=self._users,
+        )
+        token_BTD = self.network.tokens(self._item_ID, users)
+        state_BTD = self.network.user_states(token_BTD)
+        out = []
+        for b, (request, history, context) in enumerate(zip(requests, histories, contexts, strict=True)):
+            last = len(context)
+            out.append(
+                UserState(
+                    request.user_id,
+                    request.time,
+                    history,
+                    state_BTD[b, last].numpy().copy(),
+                    token_BTD[b, : last + 1].numpy().copy(),
+                )
+            )
+        return out
+
+    def _context(self, history: History, reach: int) -> tuple[History, NDArray[np.float32]]:
+        # One event more than the tower sees, so that the first gap is the same as inside a longer history.
+        context = history.select(self.vocabulary.is_context(history)).tail(reach + 1)
+        values = token_values(
+            context,
+            statistics=self.source.statistics,
+            vocabulary=self.vocabulary,
+            prior=self.recipe.features.prior_strength,
+        )
+        return context.tail(reach), values[-reach:] if len(context) > reach else values
+
+    @torch.inference_mode()
+    def click(self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+        """Probability of a positive answer to each candidate row, per user."""
+        return [self._click_one(state, rows) for state, rows in zip(states, items, strict=True)]
+
+    def _click_one(self, state: UserState, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        time = np.full(len(rows), state.time, np.int64)
+        dense = torch.from_numpy(self.spec.click.apply(self.source.click(state.history, rows, time)))
+        token = torch.from_numpy(state.token_TD)[None]
+        profile = torch.from_numpy(state.profile_D)
+        last = state.token_TD.shape[0] - 1
+        parts = []
+        for first in range(0, len(rows), _PAIRS_PER_PASS):
+            cut = slice(first, first + _PAIRS_PER_PASS)
+            target = self._item_ID[torch.from_numpy(rows[cut].astype(np.int64))][None]
+            pos = torch.full((1, target.shape[1]), last)
+            logit = self.network.click_logits(token, profile.expand(target.shape), pos, target, dense[cut][None])
+            parts.append(torch.sigmoid(logit[0]))
+        return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
+
+    @torch.inference_mode()
+    def survival(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:
+        """[B, J]: chance to be active again within recipe.retention.bin_ends[j] days; None where the head is off."""
+        if not self.recipe.retention.enabled:
+            return None
+        if not states:
+            return np.empty((0, len(self.recipe.retention.bin_ends)), np.float32)
+        dense = np.concatenate(
+            [self.spec.retention.apply(self.source.retention(s.history, np.array([s.time]))) for s in states]
+        )
+        profile = torch.from_numpy(np.stack([s.profile_D for s in states]))
+        logit = self.network.hazard_logits(profile[:, None], torch.from_numpy(dense)[:, None])[:, 0]
+        return survival_from(logit).numpy()
+
+    @torch.inference_mode()
+    def retrieve(self, states: Sequence[UserState], *, count: int) -> list[NDArray[np.int32]]:
+        """The `count` rows of the whole catalogue with the highest retrieval score, best first."""
+        if not states:
+            return []
+        query = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
+        score = query @ self._item_ID.T
+        score[:, 0] = float("-inf")
+        best = torch.topk(score, min(count, score.shape[1] - 1), dim=1).indices
+        return [row.astype(np.int32) for row in best.numpy()]
+
+    def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Item vectors [C, D] of the given rows."""
+        return self._item_ID[torch.from_numpy(rows.astype(np.int64))].numpy()
+
+
+def user_inputs(
+    *,
+    items: Sequence[NDArray[Any]],
+    events: Sequence[NDArray[Any]],
+    values: Sequence[NDArray[np.float32]],
+    columns: Sequence[tuple[dict[str, str], dict[str, float]]],
+    table: UserTable,
+) -> UserInputs:
+    """Pad ragged windows and code the users' columns: the same function in training and scoring."""
+    codes = [table.codes(categorical) for categorical, _ in columns]
+    return UserInputs(
+        item_BN=pad(items, torch.int64),
+        event_BN=pad(events, torch.int64),
+        value_BNV=pad(values, torch.float32, width=len(TOKEN_VALUES)),
+        user_category=torch.tensor([c for row in codes for c in row]),
+        user_category_start_B=torch.tensor(np.cumsum([0, *(len(row) for row in codes[:-1])])),
+        user_number_B=torch.tensor([table.scaled(numeric) for _, numeric in columns], dtype=torch.float32),
+    )
+
+
+def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int = 0, fill: float = 0) -> Tensor:
+    """[B, longest] or, with `width`, [B, longest, width]; short rows end with `fill`."""
+    longest = max((len(a) for a in arrays), default=0)
+    shape = (len(arrays), longest, width) if width else (len(arrays), longest)
+    out = torch.full(shape, fill, dtype=dtype)
+    for b, array in enumerate(arrays):
+        if len(array):
+            out[b, : len(array)] = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+    return out

@@ -1,0 +1,160 @@
+"""The network: item vectors, user tower, interaction, heads. One pass per user window, one vector per distinct item.
+
+Shape letters: B windows, T tokens (start token at 0, context event n at n + 1), Q targets, R references, U distinct items,
+X texts, D width, H text width, V values per token, S dense features, J hazard bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clm_ray.config.model import ModelConfig
+from clm_ray.model.layers import Attention, Block, mlp
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything that fixes the shapes of the parameters; stored in model.json."""
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    reach: int
+    text_width: int
+    id_slots: int
+    categories: int
+    event_types: int
+    token_values: int
+    user_categories: int
+    user_numbers: int
+    click_features: int
+    retention_features: int
+    bins: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ItemInputs:
+    """Distinct items of a batch: row of the text vector, identifier slot, categories (ragged, for an embedding bag)."""
+
+    text_U: Tensor
+    slot_U: Tensor
+    category: Tensor
+    category_start_U: Tensor
+
+
+@dataclass(frozen=True)
+class UserInputs:
+    """Windows of a batch; items are positions in the batch's distinct items. Padded tokens come last and are never attended."""
+
+    item_BN: Tensor
+    event_BN: Tensor
+    value_BNV: Tensor
+    user_category: Tensor
+    user_category_start_B: Tensor
+    user_number_B: Tensor
+
+
+class Network(nn.Module):
+    """Parameters and the functions that training and serving share."""
+
+    def __init__(self, sizes: Sizes, config: ModelConfig) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.config = config
+        d = sizes.width
+        self.text = nn.Linear(sizes.text_width, d) if config.use_text else None
+        self.identifier = nn.Embedding(sizes.id_slots, d) if config.use_ids else None
+        self.category = nn.EmbeddingBag(sizes.categories, d, mode="mean")
+        self.item_norm = nn.LayerNorm(d)
+        self.event = nn.Embedding(sizes.event_types, d)
+        self.value = nn.Linear(sizes.token_values, d)
+        self.start = nn.Parameter(torch.zeros(d))
+        self.user_category = nn.EmbeddingBag(sizes.user_categories, d, mode="sum")
+        self.user_number = nn.Linear(max(sizes.user_numbers, 1), d)
+        self.blocks = nn.ModuleList(
+            Block(d, heads=sizes.heads, reach=sizes.reach, dropout=config.dropout) for _ in range(sizes.layers)
+        )
+        self.user_norm = nn.LayerNorm(d)
+        self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach)
+        self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
+        self.click_linear = nn.Linear(sizes.click_features, 1)
+        self.retention = mlp(d + sizes.retention_features, sizes.hidden, sizes.bins, dropout=config.dropout)
+        self.retention_linear = nn.Linear(sizes.retention_features, sizes.bins)
+        self.retrieval = nn.Linear(d, d)
+        self.log_temperature = nn.Parameter(torch.zeros(1))  # DeepSpeed broadcasts no zero-dimensional tensor
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for embedding in (self.identifier, self.category, self.event, self.user_category):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.05)
+        nn.init.normal_(self.start, std=0.05)
+
+    def item_vectors(self, text_XH: Tensor, items: ItemInputs) -> Tensor:
+        """x [U, D] from the text vectors of the batch's distinct texts."""
+        x = self.category(items.category, items.category_start_U)
+        if self.text is not None:
+            x = x + self.text(text_XH)[items.text_U]
+        if self.identifier is not None:
+            named = self.identifier(items.slot_U)
+            if self.training and self.config.id_dropout > 0:
+                keep = torch.rand(len(named), 1, device=named.device) >= self.config.id_dropout
+                named = named * keep
+            x = x + named
+        return self.item_norm(x)
+
+    def tokens(self, item_UD: Tensor, users: UserInputs) -> Tensor:
+        """Token vectors [B, T, D]: the start token, then item + event type + values."""
+        start = self.start + self.user_category(users.user_category, users.user_category_start_B)
+        start = start + self.user_number(users.user_number_B)
+        events = item_UD[users.item_BN] + self.event(users.event_BN) + self.value(users.value_BNV)
+        return torch.cat([start.unsqueeze(1), events], dim=1)
+
+    def user_states(self, token_BTD: Tensor) -> Tensor:
+        """Profile vectors h [B, T, D]: position p has seen p events (the last `reach` of them)."""
+        states = token_BTD
+        for block in self.blocks:
+            states = block(states)
+        return self.user_norm(states)
+
+    def click_logits(
+        self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
+    ) -> Tensor:
+        """[B, Q]: logit of a positive answer to each target, given the profile at its position."""
+        bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
+        attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
+        score = self.retrieval_scores(state_BQD, target_BQD)
+        joined = [target_BQD, state_BQD, target_BQD * state_BQD, attended, target_BQD * attended, score, dense_BQS]
+        return (self.click(torch.cat(joined, dim=-1)) + self.click_linear(dense_BQS)).squeeze(-1)
+
+    def retrieval_scores(self, state_BQD: Tensor, item_BQD: Tensor) -> Tensor:
+        """[B, Q, 1]: score of each item for the profile beside it."""
+        return (self.query(state_BQD) * item_BQD).sum(-1, keepdim=True)
+
+    def query(self, state: Tensor) -> Tensor:
+        """Retrieval query [..., D] of a profile: its product with item vectors is the retrieval score."""
+        return self.retrieval(state) * self.log_temperature.exp() / self.sizes.width**0.5
+
+    def hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
+        """[B, R, J]: logit of coming back within bin j given not before."""
+        return self.retention(torch.cat([state_BRD, dense_BRS], dim=-1)) + self.retention_linear(dense_BRS)
+
+
+def gather_positions(state_BTD: Tensor, pos_BQ: Tensor) -> Tensor:
+    """[B, Q, D]: the state at each position."""
+    return state_BTD.gather(1, pos_BQ.unsqueeze(-1).expand(-1, -1, state_BTD.shape[-1]))
+
+
+def survival_from(hazard_logit: Tensor) -> Tensor:
+    """P(active again by the end of bin j) = 1 - prod_{i <= j} (1 - hazard_i)."""
+    return 1.0 - torch.exp(F.logsigmoid(-hazard_logit).cumsum(-1))

@@ -1,0 +1,175 @@
+"""The trained module: text tower and network together, one scalar loss per batch.
+
+Every head contributes to the graph in every batch (0 where it has no targets), so that all ranks reduce the same gradients.
+Losses are sums divided by *global* weights: averaging the ranks' gradients then gives the gradient of the global batch.
+
+Shape letters: as in network.py; K texts with gradient, M retrieval positives, G retrieval negatives, Z all distinct texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clm_ray.model.network import ItemInputs, Network, UserInputs, gather_positions
+from clm_ray.model.text import TextTower
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Distinct texts of a batch: row in the vector cache, and the lower states of those that get gradient."""
+
+    cache_row_X: Tensor
+    trained_K: Tensor
+    states_KSH: Tensor
+    mask_KS: Tensor
+
+
+@dataclass(frozen=True)
+class ClickTargets:
+    """Padded targets; padding has weight 0. Items are positions among the batch's distinct items."""
+
+    pos_BQ: Tensor
+    item_BQ: Tensor
+    dense_BQS: Tensor
+    label_BQ: Tensor
+    weight_BQ: Tensor
+    offset_BQ: Tensor
+
+
+@dataclass(frozen=True)
+class ReferenceTargets:
+    """Padded references. `bin_BR` = J where no return was seen; bins from `seen_BR` on contribute nothing."""
+
+    pos_BR: Tensor
+    dense_BRS: Tensor
+    bin_BR: Tensor
+    seen_BR: Tensor
+
+
+@dataclass(frozen=True)
+class RetrievalTargets:
+    """Next items: (window, position) → item, and the sampled negatives with log of their expected count."""
+
+    row_M: Tensor
+    pos_M: Tensor
+    item_M: Tensor
+    logq_M: Tensor
+    negative_G: Tensor
+    logq_G: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one engine step sees. `scale`: (click, retention, retrieval) = loss weight · world / global weight."""
+
+    texts: TextInputs
+    items: ItemInputs
+    users: UserInputs
+    click: ClickTargets
+    references: ReferenceTargets
+    retrieval: RetrievalTargets
+    scale: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return _moved(self, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    return value
+
+
+class Recommender(nn.Module):
+    """Text tower (None without text), network, and the cache of text vectors that stand in for texts without gradient."""
+
+    def __init__(self, network: Network, tower: TextTower | None) -> None:
+        super().__init__()
+        self.network = network
+        self.tower = tower
+        self.cache_ZH: Tensor = torch.zeros(1, network.sizes.text_width)
+
+    def train(self, mode: bool = True) -> Recommender:
+        """The encoder's own dropout stays off: its cached vectors must mean the same as its fresh ones."""
+        super().train(mode)
+        if self.tower is not None:
+            self.tower.eval()
+        return self
+
+    def text_vectors(self, texts: TextInputs) -> Tensor:
+        """t [X, H]: cached, and encoded with gradient for the K texts of the budget."""
+        cached = self.cache_ZH[texts.cache_row_X]
+        if self.tower is None or not len(texts.states_KSH):
+            return cached
+        fresh = self.tower.pooled(texts.states_KSH, texts.mask_KS)
+        if not len(texts.trained_K):
+            return cached + 0.0 * fresh.sum()
+        return cached.index_copy(0, texts.trained_K, fresh.to(cached.dtype))
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """(item vectors [U, D], tokens [B, T, D], states [B, T, D])."""
+        item_UD = self.network.item_vectors(self.text_vectors(batch.texts), batch.items)
+        token_BTD = self.network.tokens(item_UD, batch.users)
+        return item_UD, token_BTD, self.network.user_states(token_BTD)
+
+    def click_logits(self, batch: Batch, item_UD: Tensor, token_BTD: Tensor, state_BTD: Tensor) -> Tensor:
+        """[B, Q] without the sampling offset."""
+        at = gather_positions(state_BTD, batch.click.pos_BQ)
+        target = item_UD[batch.click.item_BQ]
+        return self.network.click_logits(token_BTD, at, batch.click.pos_BQ, target, batch.click.dense_BQS)
+
+    def hazard_logits(self, batch: Batch, state_BTD: Tensor) -> Tensor:
+        """[B, R, J]."""
+        return self.network.hazard_logits(
+            gather_positions(state_BTD, batch.references.pos_BR), batch.references.dense_BRS
+        )
+
+    def losses(self, batch: Batch) -> Tensor:
+        """(click, retention, retrieval) loss sums of this rank's windows, unscaled."""
+        item_UD, token_BTD, state_BTD = self.encode(batch)
+        click_logit = self.click_logits(batch, item_UD, token_BTD, state_BTD)
+        click = click_loss(click_logit + batch.click.offset_BQ, batch.click)
+        retention = hazard_loss(self.hazard_logits(batch, state_BTD), batch.references)
+        retrieval = self._retrieval_loss(batch.retrieval, item_UD, state_BTD)
+        return torch.stack([click, retention, retrieval])
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(loss for the backward pass, detached loss sums)."""
+        sums = self.losses(batch)
+        return (sums * batch.scale).sum(), sums.detach()
+
+    def _retrieval_loss(self, targets: RetrievalTargets, item_UD: Tensor, state_BTD: Tensor) -> Tensor:
+        """Sampled softmax with logQ correction (Bengio & Senécal, 2008; Yi et al., 2019), accidental hits masked."""
+        query = self.network.query(state_BTD[targets.row_M, targets.pos_M])
+        own = (query * item_UD[targets.item_M]).sum(-1) - targets.logq_M
+        others = query @ item_UD[targets.negative_G].T - targets.logq_G
+        hit = targets.item_M[:, None] == targets.negative_G[None, :]
+        others = others.masked_fill(hit, float("-inf"))
+        logits = torch.cat([own[:, None], others], dim=1)
+        return -(F.log_softmax(logits, dim=1)[:, 0]).sum()
+
+
+def click_loss(logit_BQ: Tensor, targets: ClickTargets) -> Tensor:
+    """Weighted binary cross-entropy, summed."""
+    each = F.binary_cross_entropy_with_logits(logit_BQ, targets.label_BQ, reduction="none")
+    return (each * targets.weight_BQ).sum()
+
+
+def hazard_loss(logit_BRJ: Tensor, targets: ReferenceTargets) -> Tensor:
+    """Discrete-time hazard likelihood with censoring (Gensheimer & Narasimhan, 2019), summed over references.
+
+    Bin j counts while the user has not come back before it and it was observed to its end.
+    """
+    bins = torch.arange(logit_BRJ.shape[-1], device=logit_BRJ.device)
+    counts = (bins <= targets.bin_BR.unsqueeze(-1)) & (bins < targets.seen_BR.unsqueeze(-1))
+    label = (bins == targets.bin_BR.unsqueeze(-1)).to(logit_BRJ.dtype)
+    each = F.binary_cross_entropy_with_logits(logit_BRJ, label, reduction="none")
+    return (each * counts).sum()

@@ -1,0 +1,235 @@
+"""From windows to the tensors of one engine step, the same global batch for any number of ranks.
+
+Shape letters: B windows, U distinct items, X distinct texts, K texts with gradient, M retrieval positives, G retrieval negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.features.spec import FeatureSpec
+from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.model.inference import pad, user_inputs
+from clm_ray.model.items import ItemTable, UserTable
+from clm_ray.model.recommender import Batch, ClickTargets, ReferenceTargets, RetrievalTargets, TextInputs
+from clm_ray.train.texts import LowerStates
+from clm_ray.train.windows import Windows
+
+NEXT_ITEMS_PER_WINDOW = 16
+"""Context events per window that become retrieval positives in a step."""
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Sampler of retrieval negatives: rows with probability q, proportional to train events^alpha."""
+
+    row: NDArray[np.int32]
+    q: NDArray[np.float64]
+
+    @staticmethod
+    def build(events_I: NDArray[np.float64], *, alpha: float = 0.75) -> Popularity:
+        """From train events per item row."""
+        row = np.flatnonzero(events_I > 0)
+        row = row[row > 0]
+        weight = events_I[row] ** alpha
+        return Popularity(row.astype(np.int32), weight / weight.sum())
+
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
+        """`count` rows with replacement."""
+        return rng.choice(self.row, size=count, p=self.q) if len(self.row) else np.zeros(count, np.int32)
+
+    def log_expected(self, rows: NDArray[np.int32], draws: int) -> NDArray[np.float32]:
+        """log of how often each row is expected in `draws` draws (rows never drawn: as the rarest)."""
+        if not len(self.row):
+            return np.zeros(len(rows), np.float32)
+        at = np.minimum(np.searchsorted(self.row, rows), len(self.row) - 1)
+        q = np.where(self.row[at] == rows, self.q[at], self.q.min())
+        return np.log(draws * q).astype(np.float32)
+
+
+@dataclass
+class BatchMaker:
+    """Everything that turns windows into a Batch. `last_trained` remembers when each text last had gradient (step count)."""
+
+    recipe: Recipe
+    spec: FeatureSpec
+    items: ItemTable
+    users: UserTable
+    columns: dict[str, tuple[dict[str, str], dict[str, float]]]
+    lower: LowerStates | None
+    popularity: Popularity
+    train_end: int
+    last_trained: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def make(self, windows: Windows, *, rank: int, world: int, step: int, epoch: int, train: bool) -> Batch:
+        """This rank's share of the global batch `windows`."""
+        train_config = self.recipe.train
+        rng = np.random.default_rng([train_config.seed, epoch, step, 7])
+        negative_rows = self.popularity.draw(train_config.retrieval_negatives, rng)
+        next_items = _next_items(windows, self.train_end, rng) if train else [np.empty(0, np.int64)] * len(windows)
+        trained = self._budget(windows, step=step) if train else np.empty(0, np.int64)
+        scale = self._scale(windows, next_items, world)
+        mine = windows.share(rank, world)
+        next_mine = next_items[rank::world]
+        if not len(mine):
+            mine, next_mine = _nothing(self.spec), [np.empty(0, np.int64)]
+        return self._tensors(mine, next_mine, negative_rows, trained, scale)
+
+    def _budget(self, windows: Windows, *, step: int) -> NDArray[np.int64]:
+        """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank."""
+        if self.lower is None:
+            return np.empty(0, np.int64)
+        rows = np.unique(np.concatenate([_items_of(windows), np.zeros(1, np.int32)]))
+        texts = np.unique(self.items.text_I[rows]).astype(np.int64)
+        budget = self.recipe.model.encoder.items_per_step
+        if budget and len(texts) > budget:
+            order = np.lexsort((texts, self.last_trained[texts]))
+            texts = np.sort(texts[order[:budget]])
+        self.last_trained[texts] = self.last_trained.max() + 1
+        return texts
+
+    def _scale(self, windows: Windows, next_items: list[NDArray[np.int64]], world: int) -> torch.Tensor:
+        """Loss weight · world / global weight, per loss."""
+        config = self.recipe.train
+        click = sum(float(t["weight"].sum()) for t in windows.target)
+        references = float(sum(len(r["bin"]) for r in windows.reference))
+        positives = float(sum(len(n) for n in next_items))
+        weights = (config.click_weight, config.retention_weight, config.retrieval_weight)
+        return torch.tensor(
+            [w * world / max(t, 1.0) for w, t in zip(weights, (click, references, positives), strict=True)]
+        )
+
+    def _tensors(
+        self,
+        windows: Windows,
+        next_items: list[NDArray[np.int64]],
+        negative_rows: NDArray[np.int32],
+        trained: NDArray[np.int64],
+        scale: torch.Tensor,
+    ) -> Batch:
+        rows = np.unique(np.concatenate([_items_of(windows), negative_rows, np.zeros(1, np.int32)]))
+        texts, text_of_row = np.unique(self.items.text_I[rows], return_inverse=True)
+
+        def at(items: NDArray[Any]) -> NDArray[np.int64]:
+            return np.searchsorted(rows, items)
+
+        columns = [self.columns.get(user, ({}, {})) for user in windows.user]
+        context = windows.context
+        return Batch(
+            texts=self._texts(texts.astype(np.int64), trained),
+            items=self.items.inputs(rows, text_of_row),
+            users=user_inputs(
+                items=[at(c["item"]) for c in context],
+                events=[c["event"] for c in context],
+                values=[c["dense"].reshape(len(c["item"]), len(TOKEN_VALUES)) for c in context],
+                columns=columns,
+                table=self.users,
+            ),
+            click=self._click(windows, at),
+            references=self._references(windows),
+            retrieval=self._retrieval(windows, next_items, negative_rows, at),
+            scale=scale,
+        )
+
+    def _texts(self, texts: NDArray[np.int64], trained: NDArray[np.int64]) -> TextInputs:
+        where = np.flatnonzero(np.isin(texts, trained))
+        if self.lower is None:
+            empty = torch.empty(0, 0, 0)
+            return TextInputs(
+                torch.from_numpy(texts), torch.empty(0, dtype=torch.int64), empty, torch.empty(0, 0, dtype=torch.bool)
+            )
+        # Each rank calls the tower equally often: without a trained text here, one is encoded that touches nothing.
+        states, mask = self.lower.padded(texts[where] if len(where) or not len(trained) else texts[:1])
+        return TextInputs(torch.from_numpy(texts), torch.from_numpy(where), states, mask)
+
+    def _click(self, windows: Windows, at: Any) -> ClickTargets:
+        target = windows.target
+        width = len(self.spec.click.chosen)
+        dense = [self.spec.click.apply(t["dense"].reshape(len(t["item"]), len(self.spec.click.names))) for t in target]
+        return ClickTargets(
+            pos_BQ=pad([t["pos"] for t in target], torch.int64),
+            item_BQ=pad([at(t["item"]) for t in target], torch.int64),
+            dense_BQS=pad(dense, torch.float32, width=width),
+            label_BQ=pad([t["label"] for t in target], torch.float32),
+            weight_BQ=pad([t["weight"] for t in target], torch.float32),
+            offset_BQ=pad([t["offset"] for t in target], torch.float32),
+        )
+
+    def _references(self, windows: Windows) -> ReferenceTargets:
+        reference = windows.reference
+        width = len(self.spec.retention.chosen)
+        names = len(self.spec.retention.names)
+        dense = [self.spec.retention.apply(r["dense"].reshape(len(r["bin"]), names)) for r in reference]
+        return ReferenceTargets(
+            pos_BR=pad([r["pos"] for r in reference], torch.int64),
+            dense_BRS=pad(dense, torch.float32, width=width),
+            bin_BR=pad([r["bin"] for r in reference], torch.int64),
+            seen_BR=pad([r["censored"] for r in reference], torch.int64),
+        )
+
+    def _retrieval(
+        self, windows: Windows, next_items: list[NDArray[np.int64]], negative_rows: NDArray[np.int32], at: Any
+    ) -> RetrievalTargets:
+        draws = self.recipe.train.retrieval_negatives
+        window = np.concatenate([np.full(len(n), b) for b, n in enumerate(next_items)]).astype(np.int64)
+        items = np.concatenate([windows.context[b]["item"][n] for b, n in enumerate(next_items)])
+        # The state that has seen exactly the events strictly before: ties in time are not yet seen.
+        pos = np.concatenate(
+            [
+                np.searchsorted(windows.context[b]["time"], windows.context[b]["time"][n])
+                for b, n in enumerate(next_items)
+            ]
+        )
+        return RetrievalTargets(
+            row_M=torch.from_numpy(window),
+            pos_M=torch.from_numpy(pos.astype(np.int64)),
+            item_M=torch.from_numpy(at(items)),
+            logq_M=torch.from_numpy(self.popularity.log_expected(items, draws)),
+            negative_G=torch.from_numpy(at(negative_rows)),
+            logq_G=torch.from_numpy(self.popularity.log_expected(negative_rows, draws)),
+        )
+
+
+def _items_of(windows: Windows) -> NDArray[np.int32]:
+    parts = [c["item"] for c in windows.context] + [t["item"] for t in windows.target]
+    return np.concatenate(parts).astype(np.int32) if parts else np.empty(0, np.int32)
+
+
+def _next_items(windows: Windows, train_end: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Positions of context events of the train period that become retrieval positives.
+
+    The first event of a cut window is left out: what came before it in the same moment may be missing.
+    """
+    chosen = []
+    for context in windows.context:
+        eligible = np.flatnonzero((context["item"] > 0) & (context["time"] < train_end))
+        eligible = eligible[eligible > 0]
+        if len(eligible) > NEXT_ITEMS_PER_WINDOW:
+            eligible = np.sort(rng.choice(eligible, NEXT_ITEMS_PER_WINDOW, replace=False))
+        chosen.append(eligible)
+    return chosen
+
+
+def _nothing(spec: FeatureSpec) -> Windows:
+    """One window without events and targets, for a rank that has no share of a short last step."""
+    none = np.empty(0, np.int32)
+    context = {
+        "item": none,
+        "event": none,
+        "time": np.empty(0, np.int64),
+        "dense": np.empty((0, len(TOKEN_VALUES)), np.float32),
+    }
+    target = dict.fromkeys(("item", "label", "weight", "offset", "pos"), none)
+    reference = dict.fromkeys(("pos", "bin", "censored"), none)
+    return Windows(
+        [""],
+        [context],
+        [{**target, "dense": np.empty((0, len(spec.click.names)), np.float32)}],
+        [{**reference, "dense": np.empty((0, len(spec.retention.names)), np.float32)}],
+    )

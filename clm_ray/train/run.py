@@ -1,0 +1,86 @@
+"""Start (or resume) a training run on Ray Train, and leave its model folder behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from clm_ray.config.recipe import Recipe
+from clm_ray.config.workspace import Workspace
+from clm_ray.data.manifest import read_manifest
+from clm_ray.errors import TrainError
+from clm_ray.train.loop import train_worker
+
+DONE = "DONE"
+
+
+def run_name(recipe: Recipe, dataset: Path) -> str:
+    """Identity of a run: dataset and recipe. The same command resumes the same run."""
+    return f"{read_manifest(dataset)['id']}-{recipe.digest()[:8]}"
+
+
+def git_revision() -> str:
+    """Commit of the code, "unknown" outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def train(recipe: Recipe, workspace: Workspace, *, name: str | None = None, fresh: bool = False) -> Path:
+    """Train on the current dataset; returns the run's folder (its model is in `model/`).
+
+    A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over.
+    Raises TrainError where the workers failed more often than train.max_failures.
+    """
+    dataset = workspace.current("datasets")
+    run = workspace.runs / (name or run_name(recipe, dataset))
+    if fresh:
+        shutil.rmtree(run, ignore_errors=True)
+    if (run / DONE).is_file():
+        return run
+    _fit(recipe, dataset, run)
+    (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")
+    return run
+
+
+def _fit(recipe: Recipe, dataset: Path, run: Path) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "recipe": recipe.model_dump(mode="json"),
+            "dataset": str(dataset),
+            "model_folder": str(run / "model"),
+            "git": git_revision(),
+        },
+        torch_config=TorchConfig(backend="nccl" if recipe.train.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=recipe.train.num_workers, use_gpu=recipe.train.use_gpu),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=str(run.parent),
+            failure_config=FailureConfig(max_failures=recipe.train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise TrainError(
+            f"the workers failed: {str(error).strip().splitlines()[-1]}",
+            field="train",
+            value=run.name,
+            fix="see the traceback above; the same command resumes from the last checkpoint",
+        ) from cause

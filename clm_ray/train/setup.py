@@ -1,0 +1,128 @@
+"""What a worker needs before the first step: shapes, tables and the model, the same on every rank.
+
+Shape letters: I item rows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.data.build import catalogue_of, statistics_of
+from clm_ray.data.manifest import read_manifest
+from clm_ray.errors import TrainError
+from clm_ray.features.spec import FeatureSpec
+from clm_ray.features.statistics import day_of
+from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.model.files import Description, columns_of
+from clm_ray.model.items import ItemTable, UserTable, assign_slots
+from clm_ray.model.network import Network, Sizes
+from clm_ray.model.recommender import Recommender
+from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The dataset as training sees it."""
+
+    dataset: Path
+    recipe: Recipe
+    manifest: dict[str, Any]
+    spec: FeatureSpec
+    items: ItemTable
+    events_I: NDArray[np.float64]
+    users: UserTable
+    columns: dict[str, tuple[dict[str, str], dict[str, float]]]
+
+
+def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
+    """Read the small tables. `recipe` may differ from the dataset's in model, train and evaluate only.
+
+    Raises TrainError where the recipe asks for data that the dataset was not built for.
+    """
+    manifest = read_manifest(dataset)
+    built_with = recipe_from(yaml.safe_load((dataset / "recipe.yaml").read_text(encoding="utf-8")))
+    for section in ("event_types", "features", "sequences", "retention", "impressions", "split"):
+        if getattr(recipe, section) != getattr(built_with, section):
+            raise TrainError(
+                "the dataset was prepared with other settings",
+                field=section,
+                value=manifest["id"],
+                fix="run jobs/prepare.py again",
+            )
+    catalogue = catalogue_of(pq.read_table(dataset / "items.parquet", columns=["item_id", "text", "categories"]))
+    statistics = statistics_of(pq.read_table(dataset / "item_statistics.parquet"))
+    rows = np.arange(len(catalogue), dtype=np.int32)
+    end = manifest["log_end_us"] + 86_400_000_000 if recipe.split.refit else manifest["train_end_us"]
+    events = statistics.events(rows, np.full(len(rows), day_of(np.array([end]))[0]))
+    slots = assign_slots(catalogue, events, min_events=recipe.model.id_min_events, buckets=recipe.model.id_buckets)
+    users = pq.read_table(dataset / "users.parquet")
+    categorical, numeric = columns_of(users, "categorical"), columns_of(users, "numeric")
+    return Prepared(
+        dataset,
+        recipe,
+        manifest,
+        FeatureSpec.from_dict(json.loads((dataset / "features.json").read_text(encoding="utf-8"))),
+        ItemTable.build(catalogue, slots),
+        events,
+        UserTable.fit(categorical, numeric),
+        dict(zip(users.column("user_id").to_pylist(), zip(categorical, numeric, strict=True), strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The model before training, and what its text tower reads."""
+
+    model: Recommender
+    description: Description
+    tokens: Tokens | None
+    encoder_config: Any
+    tokenizer: Any
+
+
+def assemble(prepared: Prepared) -> Assembled:
+    """Build the model with the pretrained encoder; the seed fixes every other initial weight."""
+    recipe = prepared.recipe
+    torch.manual_seed(recipe.train.seed)
+    encoder, tokenizer = load_pretrained(recipe.model.encoder) if recipe.model.use_text else (None, None)
+    tower = None
+    if encoder is not None:
+        config = recipe.model.encoder
+        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling)
+    sizes = Sizes(
+        width=recipe.model.width,
+        layers=recipe.model.layers,
+        heads=recipe.model.heads,
+        hidden=recipe.model.hidden,
+        reach=recipe.sequences.max_context,
+        text_width=tower.hidden if tower is not None else 1,
+        id_slots=int(prepared.items.slot_I.max()) + 1,
+        categories=len(prepared.items.catalogue.categories),
+        event_types=len(recipe.event_types),
+        token_values=len(TOKEN_VALUES),
+        user_categories=len(prepared.users.categories),
+        user_numbers=len(prepared.users.numbers),
+        click_features=len(prepared.spec.click.chosen),
+        retention_features=len(prepared.spec.retention.chosen),
+        bins=len(recipe.retention.bin_ends),
+    )
+    torch.manual_seed(recipe.train.seed)
+    model = Recommender(Network(sizes, recipe.model), tower)
+    tokens = (
+        tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)
+        if tower is not None
+        else None
+    )
+    return Assembled(
+        model, Description(sizes, prepared.users), tokens, encoder.config if encoder is not None else None, tokenizer
+    )

@@ -1,0 +1,84 @@
+"""Cached lower states of all distinct texts, and the refreshed cache of their vectors.
+
+Each rank computes its share and gathers the others': the cost of one pass over the catalogue's texts is split.
+
+Shape letters: Z all distinct texts, X texts of a batch, S tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clm_ray.model.text import TextTower, Tokens
+
+_TEXTS_PER_PASS = 64
+
+
+@dataclass(frozen=True)
+class LowerStates:
+    """Ragged lower states: text z is state_VH[start[z]:start[z + 1]]."""
+
+    state_VH: NDArray[np.float32]
+    start: NDArray[np.int64]
+
+    def padded(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(states [X, S, H], mask [X, S]) of the given texts."""
+        lengths = self.start[texts + 1] - self.start[texts]
+        mask = np.arange(int(lengths.max(initial=1)))[None, :] < lengths[:, None]
+        rows, cols = np.nonzero(mask)
+        out = np.zeros((*mask.shape, self.state_VH.shape[1]), np.float32)
+        out[rows, cols] = self.state_VH[self.start[texts][rows] + cols]
+        return torch.from_numpy(out), torch.from_numpy(mask)
+
+
+def _shares(count: int, world: int) -> list[NDArray[np.int64]]:
+    return [np.arange(rank, count, world) for rank in range(world)]
+
+
+def _gathered(part: Any, world: int) -> list[Any]:
+    parts: list[Any] = [None] * world
+    if world == 1:
+        return [part]
+    dist.all_gather_object(parts, part)
+    return parts
+
+
+@torch.no_grad()
+def lower_states(tower: TextTower, tokens: Tokens, *, rank: int, world: int, device: torch.device) -> LowerStates:
+    """Run the frozen layers once over all texts, split over the ranks."""
+    mine: dict[int, NDArray[np.float32]] = {}
+    for texts, ids, mask in tokens.batches(_shares(len(tokens), world)[rank], _TEXTS_PER_PASS):
+        states = tower.lower_states(ids.to(device), mask.to(device)).float().cpu().numpy()
+        for x, text in enumerate(texts):
+            mine[int(text)] = states[x, : int(mask[x].sum())]
+    joined: dict[int, NDArray[np.float32]] = {}
+    for part in _gathered(mine, world):
+        joined.update(part)
+    return LowerStates(np.concatenate([joined[z] for z in range(len(tokens))]), tokens.start)
+
+
+@torch.no_grad()
+def text_vectors(
+    tower: TextTower, lower: LowerStates, count: int, *, rank: int, world: int, device: torch.device
+) -> NDArray[np.float32]:
+    """t [Z, H] of all texts with the tower as it is now, split over the ranks."""
+    share = _shares(count, world)[rank]
+    lengths = lower.start[share + 1] - lower.start[share]
+    share = share[np.argsort(lengths, kind="stable")]
+    vectors = np.zeros((len(share), tower.hidden), np.float32)
+    for first in range(0, len(share), _TEXTS_PER_PASS):
+        states, mask = lower.padded(share[first : first + _TEXTS_PER_PASS])
+        vectors[first : first + _TEXTS_PER_PASS] = (
+            tower.pooled(states.to(device), mask.to(device)).float().cpu().numpy()
+        )
+    out = np.zeros((count, tower.hidden), np.float32)
+    for where, part in _gathered((share, vectors), world):
+        out[where] = part
+    return out

@@ -1,0 +1,152 @@
+"""The windows of a dataset, read in deterministic chunks: which windows make up step s of epoch e is a function of the seed alone.
+
+Every rank walks the same list of chunks (Parquet row groups) and shuffles them in the same way; it turns only its own share of each
+global batch into tensors. A resumed run therefore skips exactly what it has seen, with any number of workers.
+
+Shape letters: none; ragged columns are (values, offsets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clm_ray.data.columns import ragged
+from clm_ray.schema import TRAIN, VALID
+
+CHUNKS_SHUFFLED = 8
+"""Row groups read and shuffled together."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One row group and the windows in it that belong to a split. `targets`, `references`: their numbers of that split."""
+
+    path: Path
+    group: int
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WindowSet:
+    """The windows of one split."""
+
+    chunks: tuple[Chunk, ...]
+    split: int
+
+    def __len__(self) -> int:
+        return sum(len(c.rows) for c in self.chunks)
+
+    def steps(self, windows_per_step: int) -> int:
+        """Steps of one epoch; only the last may be short."""
+        return -(-len(self) // windows_per_step)
+
+    def batches(
+        self, windows_per_step: int, *, seed: int, epoch: int, shuffle: bool, first_step: int = 0
+    ) -> Iterator[tuple[int, Windows]]:
+        """(step, global batch) of one epoch from `first_step` on. Shuffling mixes whole runs of CHUNKS_SHUFFLED chunks."""
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(self.chunks)) if shuffle else np.arange(len(self.chunks))
+        runs = [order[first : first + CHUNKS_SHUFFLED] for first in range(0, len(order), CHUNKS_SHUFFLED)]
+        sizes = [sum(len(self.chunks[c].rows) for c in run) for run in runs]
+        mixed = [rng.permutation(size) if shuffle else np.arange(size) for size in sizes]
+        ends = np.cumsum([0, *sizes])
+        open_runs: dict[int, pa.Table] = {}
+        for step in range(first_step, self.steps(windows_per_step)):
+            first, last = step * windows_per_step, min((step + 1) * windows_per_step, len(self))
+            pieces = []
+            for r in range(int(np.searchsorted(ends, first, side="right")) - 1, len(runs)):
+                if ends[r] >= last:
+                    break
+                if r not in open_runs:
+                    open_runs = {k: t for k, t in open_runs.items() if ends[k + 1] > first}
+                    open_runs[r] = pa.concat_tables([_read(self.chunks[c]) for c in runs[r]])
+                take = mixed[r][max(first - ends[r], 0) : last - ends[r]]
+                pieces.append(open_runs[r].take(pa.array(take)))
+            yield step, Windows.of(pa.concat_tables(pieces), self.split)
+
+
+def open_windows(dataset: Path, split: int) -> WindowSet:
+    """Find the windows with at least one target or reference of `split` (reads the small columns only)."""
+    chunks = []
+    for path in sorted((dataset / "sequences").glob("part-*.parquet")):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["tgt_split", "ref_split"])
+            has = _any_of(table.column("tgt_split"), split) | _any_of(table.column("ref_split"), split)
+            if has.any():
+                chunks.append(Chunk(path, group, np.flatnonzero(has)))
+    return WindowSet(tuple(chunks), split)
+
+
+def _any_of(column: pa.ChunkedArray, split: int) -> NDArray[np.bool_]:
+    values, offsets = ragged(column)
+    hits = np.concatenate([[0], np.cumsum(values == split)])
+    return (hits[offsets[1:]] - hits[offsets[:-1]]) > 0
+
+
+def _read(chunk: Chunk) -> pa.Table:
+    return pq.ParquetFile(chunk.path).read_row_group(chunk.group).take(pa.array(chunk.rows))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one step as per-window arrays; targets and references of the asked split only."""
+
+    user: list[str]
+    context: list[dict[str, NDArray[Any]]]
+    target: list[dict[str, NDArray[Any]]]
+    reference: list[dict[str, NDArray[Any]]]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @staticmethod
+    def of(table: pa.Table, split: int) -> Windows:
+        """Take the table's ragged columns apart."""
+        return Windows(
+            table.column("user_id").to_pylist(),
+            _group(table, "ctx_", ("item", "event", "time", "dense", "value"), None),
+            _group(table, "tgt_", ("item", "label", "weight", "offset", "time", "pos", "dense", "split"), split),
+            _group(table, "ref_", ("time", "pos", "bin", "censored", "dense", "split"), split),
+        )
+
+    def share(self, rank: int, world: int) -> Windows:
+        """Every `world`-th window, starting at `rank`."""
+        cut = slice(rank, None, world)
+        return Windows(self.user[cut], self.context[cut], self.target[cut], self.reference[cut])
+
+
+def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | None) -> list[dict[str, NDArray[Any]]]:
+    parts = {name: ragged(table.column(prefix + name)) for name in names}
+    out = []
+    for row in range(table.num_rows):
+        window = {name: values[offsets[row] : offsets[row + 1]] for name, (values, offsets) in parts.items()}
+        if split is not None:
+            keep = window["split"] == split
+            window = {name: values[keep] for name, values in window.items()}
+        out.append(window)
+    return out
+
+
+def training_windows(dataset: Path) -> tuple[WindowSet, WindowSet]:
+    """(train, valid)."""
+    return open_windows(dataset, TRAIN), open_windows(dataset, VALID)
+
+
+def distinct_train_items(windows: WindowSet) -> NDArray[np.int32]:
+    """Item rows that occur in the windows (context or target)."""
+    seen = [np.empty(0, np.int32)]
+    for chunk in windows.chunks:
+        table = pq.ParquetFile(chunk.path).read_row_group(chunk.group, columns=["ctx_item", "tgt_item"])
+        for name in ("ctx_item", "tgt_item"):
+            seen.append(pc.unique(table.column(name).combine_chunks().flatten()).to_numpy())
+    return np.unique(np.concatenate(seen)).astype(np.int32)
