@@ -1,0 +1,179 @@
+"""The deployed application on a real Ray: one release served, another one rolled out, over real HTTP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import pytest
+from tiny_release import write_release
+
+from clm_ray.client import Client
+from clm_ray.config.workspace import Workspace
+from clm_ray.errors import ForbiddenError, RequestError
+from clm_ray.features.history import EMPTY
+from clm_ray.model.inference import Scorer, UserRequest
+from clm_ray.serve.args import AppArgs, PartArgs, TimeoutArgs
+from clm_ray.serve.deploy import deploy, stop
+from clm_ray.store.store import open_store
+
+pytestmark = pytest.mark.ray
+
+TOKEN = "only-for-tests"
+CANDIDATES = ["i01", "i04", "i07", "i09"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    workspace: Workspace
+    args: AppArgs
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("endpoint")
+    workspace = Workspace(folder / "shop")
+    write_release(workspace, "r1", seed=1)
+    token = folder / "token"
+    token.write_text(TOKEN, encoding="utf-8")
+    one = PartArgs(max_replicas=1)
+    gateway = PartArgs(max_replicas=1, max_ongoing_requests=64)
+    args = AppArgs(admin_token_file=str(token), gateway=gateway, profiler=one, ranker=one, retention=one)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = Endpoint(workspace, args, port)
+    assert deploy(workspace.root, port=port, args=args).release == "r1"
+    yield made
+    stop()
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[Client]:
+    with Client(endpoint.url, admin_token=TOKEN) as opened:
+        yield opened
+
+
+def test_a_recommendation_over_http_is_complete_and_its_slate_is_durable(client: Client, endpoint: Endpoint) -> None:
+    client.events([{"user_id": "ann", "event_type": "purchase", "item_id": "i01", "value": 9.5}])
+    answer = client.recommend("ann", candidates=CANDIDATES, k=3, explain=True)
+    assert [item.position for item in answer.items] == [1, 2, 3]
+    scores = [item.probability for item in answer.items]
+    assert scores == sorted((s for s in scores if s is not None), reverse=True)
+    assert answer.profile is not None
+    assert (answer.profile.stage, answer.profile.monetary["7"]) == ("new", 9.5)
+    assert answer.retention is not None
+    assert answer.retention.explanation
+    assert answer.degraded == []
+    with open_store(endpoint.workspace.store_url, create=False) as store:
+        slate = store.slates_of([str(answer.decision_id)])[str(answer.decision_id)]
+    assert slate.items == tuple(item.item_id for item in answer.items)
+    assert slate.action_id == answer.retention.action_id
+
+
+def test_new_events_change_the_very_next_recommendation(client: Client) -> None:
+    def scores() -> list[tuple[str, float | None]]:
+        return [(item.item_id, item.probability) for item in client.recommend("carl", candidates=CANDIDATES).items]
+
+    before = scores()
+    client.events([{"user_id": "carl", "event_type": "purchase", "item_id": "i09", "value": 30.0}])
+    assert scores() != before
+
+
+def test_the_same_event_twice_is_one_event(client: Client) -> None:
+    event = {"event_id": "once", "user_id": "dora", "event_type": "click", "item_id": "i02"}
+    assert client.events([event]).accepted == 1
+    assert client.events([event]).duplicate == 1
+    assert client.profile("dora").profile.events == 1
+
+
+def test_a_retention_decision_holds_for_its_period_while_every_slate_has_its_own_id(client: Client) -> None:
+    first, second = client.recommend("ann"), client.recommend("ann")
+    assert first.retention is not None
+    assert second.retention is not None
+    assert first.retention.action_id == second.retention.action_id
+    assert first.decision_id != second.decision_id
+
+
+def test_a_user_never_seen_gets_what_is_popular(client: Client) -> None:
+    answer = client.recommend("stranger")
+    assert answer.degraded == ["no_history"]
+    assert len(answer.items) == 5
+    assert answer.profile is not None
+    assert answer.profile.stage == "prospect"
+
+
+def test_served_probabilities_are_those_of_the_one_scoring_path(client: Client, endpoint: Endpoint) -> None:
+    moment = client.version().time
+    answer = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
+    assert answer.decision_id is None
+    assert answer.retention is None
+    scorer = Scorer.open(endpoint.workspace.releases / "r1")
+    (state,) = scorer.states([UserRequest("eve", EMPTY, moment)])
+    rows = scorer.items.rows(CANDIDATES)
+    expected = dict(zip(CANDIDATES, scorer.click([state], [rows])[0].tolist(), strict=True))
+    np.testing.assert_allclose(
+        [item.probability for item in answer.items], [expected[item.item_id] for item in answer.items], atol=1e-6
+    )
+
+
+def test_refusals_reach_the_caller_with_field_and_fix(client: Client, endpoint: Endpoint) -> None:
+    with pytest.raises(RequestError) as caught:
+        client.recommend("ann", candidates=["i01", "i99"])
+    assert (caught.value.field, caught.value.status) == ("candidates[1]", 422)
+    with Client(endpoint.url) as nobody, pytest.raises(ForbiddenError):
+        nobody.recommend("ann", as_of=client.version().time)
+    broken = httpx.post(f"{endpoint.url}/v1/recommend", content=b"{", headers={"Content-Type": "application/json"})
+    assert (broken.status_code, broken.headers["content-type"]) == (400, "application/problem+json")
+
+
+def test_many_callers_at_once_get_their_own_answers(client: Client) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: client.recommend(f"user-{n}", candidates=[f"i{n % 12 + 1:02d}"]), range(48)))
+    assert [answer.user_id for answer in answers] == [f"user-{n}" for n in range(48)]
+    assert [answer.items[0].item_id for answer in answers] == [f"i{n % 12 + 1:02d}" for n in range(48)]
+
+
+def test_openapi_is_served(endpoint: Endpoint) -> None:
+    assert "/v1/recommend" in httpx.get(f"{endpoint.url}/openapi.json").json()["paths"]
+
+
+# The following change what is deployed and come last.
+
+
+def test_a_new_current_release_is_rolled_out_without_losing_a_request(client: Client, endpoint: Endpoint) -> None:
+    write_release(endpoint.workspace, "r2", seed=2)
+    moment = client.version().time
+    old = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
+    with ThreadPoolExecutor(2) as pool:
+        rollout = pool.submit(deploy, endpoint.workspace.root, port=endpoint.port, args=endpoint.args)
+        during = []
+        while not rollout.done():
+            during.append(client.recommend("eve", candidates=CANDIDATES, as_of=moment))
+    assert rollout.result().parts == dict.fromkeys(("gateway", "profiler", "ranker", "retention"), "r2")
+    new = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
+    assert (old.release, new.release) == ("r1", "r2")
+    for answer in during:
+        assert answer.items == {"r1": old, "r2": new}[answer.release].items, (
+            "never rows of one release, scores of another"
+        )
+        assert answer.degraded == ["no_history"]
+
+
+def test_a_ranker_that_is_late_costs_the_scores_and_not_the_answer(client: Client, endpoint: Endpoint) -> None:
+    hurried = endpoint.args.model_copy(update={"timeouts": TimeoutArgs(ranker_s=1e-4)})
+    deploy(endpoint.workspace.root, port=endpoint.port, args=hurried)
+    answer = client.recommend("ann", candidates=CANDIDATES, k=2)
+    assert answer.degraded == ["ranker_late"]
+    assert [(item.item_id, item.probability) for item in answer.items] == [("i09", None), ("i07", None)]
+    assert answer.retention is not None
+    assert answer.decision_id is not None
