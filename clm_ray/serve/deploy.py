@@ -26,6 +26,7 @@ from clm_ray.serve.app import build_app
 from clm_ray.serve.args import AppArgs, resolve
 
 APP_NAME = "clm_ray"
+_REQUEST_TIMEOUT_S = 30.0
 _PAUSE_S = 0.2
 _IN_A_ROW = 3
 
@@ -46,7 +47,9 @@ def deploy(
     wanted = args or AppArgs()
     settled = resolve(wanted if root is None else wanted.model_copy(update={"root": str(root)}))
     app = build_app(settled)
-    serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly")
+    serve.start(
+        http_options={"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S}, proxy_location="HeadOnly"
+    )
     try:
         serve.run(app, name=APP_NAME, route_prefix="/")
     except RuntimeError as error:

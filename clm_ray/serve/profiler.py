@@ -94,7 +94,7 @@ def merged(history: History, recent: History) -> History:
 
 
 def _request(ask: ProfileAsk, stored: StoredHistory, scorer: Scorer) -> UserRequest:
-    history = stored.before(ask.time).history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
+    history = stored.history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
     return UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
 
 
