@@ -28,9 +28,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.bucket import BucketBuilder, BucketResult, TestOccasion, impression_row, reference_times
 from clm_ray.data.columns import rows_to_table
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from clm_ray.data.log import Log
+from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
 from clm_ray.data.occasions import Occasion, OccasionSource
 from clm_ray.data.slots import SlotTable

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clm_ray.config.recipe import Recipe
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from clm_ray.data.log import Log
+from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
