@@ -25,7 +25,7 @@ def distribution(weights: Mapping[str, float], feasible: Sequence[str], *, floor
     if total <= 0:
         given, total = {name: float(name == NO_ACTION) for name in feasible}, 1.0
     least = min(floor, 1 / len(given))
-    return {name: least + (1 - len(given) * least) * weight / total for name, weight in given.items()}
+    return {name: least + (1 - len(given) * least) * (weight / total) for name, weight in given.items()}
 
 
 def with_uniform_slice(policy: Mapping[str, float], *, share: float) -> dict[str, float]:
