@@ -222,10 +222,10 @@ def user_inputs(
     )
 
 
-def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int = 0, fill: float = 0) -> Tensor:
+def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None = None, fill: float = 0) -> Tensor:
     """[B, longest] or, with `width`, [B, longest, width]; short rows end with `fill`."""
     longest = max((len(a) for a in arrays), default=0)
-    shape = (len(arrays), longest, width) if width else (len(arrays), longest)
+    shape = (len(arrays), longest, width) if width is not None else (len(arrays), longest)
     out = torch.full(shape, fill, dtype=dtype)
     for b, array in enumerate(arrays):
         if len(array):
