@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 lint: install
 	$(VENV)/bin/ruff check clm_ray jobs tests
+	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 test: lint

@@ -13,6 +13,9 @@ from clm_ray.errors import SchemaError
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
+DAY_US = 86_400_000_000
+"""Microseconds per day."""
+
 EVENTS = pa.schema(
     [
         pa.field("event_id", pa.string(), nullable=False),
@@ -52,7 +55,9 @@ USERS = pa.schema(
 )
 """The user table."""
 
-AVAILABILITY = pa.schema([pa.field("slot", pa.string(), nullable=False), pa.field("item_id", pa.string(), nullable=False)])
+AVAILABILITY = pa.schema(
+    [pa.field("slot", pa.string(), nullable=False), pa.field("item_id", pa.string(), nullable=False)]
+)
 """Which item was on offer in which slot (a store and week, a page, a day)."""
 
 QUARANTINE = pa.schema(

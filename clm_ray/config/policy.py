@@ -76,7 +76,9 @@ class PolicyConfig(Section):
         for stage, weights in self.preferences.items():
             for name, weight in weights.items():
                 if name != NO_ACTION and name not in names:
-                    raise ValueError(f"preferences.{stage} names an unknown action {name!r}; known: {[NO_ACTION, *names]}")
+                    raise ValueError(
+                        f"preferences.{stage} names an unknown action {name!r}; known: {[NO_ACTION, *names]}"
+                    )
                 if weight < 0:
                     raise ValueError(f"preferences.{stage}.{name} must not be negative")
         return self

@@ -76,7 +76,9 @@ class Recipe(Section):
         if "context" not in roles:
             raise ValueError("event_types: no type has the role context: the user tower would see nothing")
         if self.retention.enabled and "activity" not in roles:
-            raise ValueError("event_types: retention needs a type with the role activity; or set retention.enabled=false")
+            raise ValueError(
+                "event_types: retention needs a type with the role activity; or set retention.enabled=false"
+            )
         if self.impressions.negatives == "explicit" and "negative" not in roles and not rated:
             raise ValueError("impressions.negatives explicit needs a type with the role negative or with positive_from")
         if self.source.kind == "files" and self.source.events is None:
@@ -116,9 +118,13 @@ def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", field="recipe", value=str(path), fix="correct the file") from error
+        raise ConfigError(
+            f"not valid YAML: {error}", field="recipe", value=str(path), fix="correct the file"
+        ) from error
     if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a mapping of sections", field="recipe", value=str(path), fix="see clm_ray/recipes")
+        raise ConfigError(
+            "a recipe is a mapping of sections", field="recipe", value=str(path), fix="see clm_ray/recipes"
+        )
     return recipe_from(raw, overrides=overrides)
 
 
@@ -146,7 +152,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"value is not valid YAML: {error}", field=f"--set {key}", value=text, fix="quote it") from error
+        raise ConfigError(
+            f"value is not valid YAML: {error}", field=f"--set {key}", value=text, fix="quote it"
+        ) from error
     node = raw
     *parents, last = key.split(".")
     for parent in parents:

@@ -1,11 +1,11 @@
 """Folders of one workspace, and the pointers that say which dataset and which release are current.
 
-    ROOT/datasets/ID/   ROOT/datasets/CURRENT      written by prepare
-    ROOT/runs/NAME/                                written by train (checkpoints, best model, history)
-    ROOT/evaluations/NAME/                         written by evaluate
-    ROOT/releases/ID/   ROOT/releases/CURRENT      written by publish
-    ROOT/feedback/                                 written by compact
-    ROOT/store.db                                  the embedded store
+ROOT/datasets/ID/   ROOT/datasets/CURRENT      written by prepare
+ROOT/runs/NAME/                                written by train (checkpoints, best model, history)
+ROOT/evaluations/NAME/                         written by evaluate
+ROOT/releases/ID/   ROOT/releases/CURRENT      written by publish
+ROOT/feedback/                                 written by compact
+ROOT/store.db                                  the embedded store
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ from clm_ray.data.columns import map_value
 from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.windows import References, cut_windows
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.tokens import token_values
 from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
-from clm_ray.schema import TEST, TRAIN
+from clm_ray.schema import DAY_US, TEST, TRAIN
 
 SAMPLE_PER_USER = 64
 """Train rows of one user that feature selection looks at."""

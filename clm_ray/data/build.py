@@ -8,6 +8,7 @@ Everything is written to a hidden folder, the manifest last; then the folder get
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.bucket import BucketBuilder, BucketResult, TestOccasion, impression_row, reference_times
+from clm_ray.data.buckets import bucket_of
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
@@ -36,11 +38,12 @@ from clm_ray.data.splits import SplitPlan, plan_splits
 from clm_ray.errors import DataError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
 from clm_ray.features.selection import select
 from clm_ray.features.spec import FeatureSource, FeatureSpec, click_feature_names, retention_feature_names
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.lifecycle.stages import learn_thresholds
-from clm_ray.schema import IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
+from clm_ray.schema import DAY_US, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
 
 Say = Callable[[str], None]
 EVENTS_ROW_GROUP = 64_000
@@ -85,7 +88,7 @@ def build_dataset(log: Log, recipe: Recipe, workspace: Workspace, *, say: Say = 
     _write_impressions(building, results, sample, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
     thresholds = learn_thresholds(
-        np.concatenate([g for r in results for g in r.gaps] or [np.empty(0)]), config=recipe.lifecycle
+        np.concatenate([np.empty(0, np.float32), *(g for r in results for g in r.gaps)]), config=recipe.lifecycle
     )
     content = {
         "log_end_us": first_pass.log_end,
@@ -161,8 +164,6 @@ def _first_pass(events: ray.data.Dataset, vocabulary: EventVocabulary) -> _First
 
 def _summarise(block: pa.Table, vocabulary: EventVocabulary) -> dict[str, Any]:
     """Daily sums per item, labelled rows, first activity and last event of one block."""
-    from clm_ray.features.history import DAY_US, History
-
     if not block.num_rows:
         return {"rows": 0}
     code = pc.index_in(block.column("event_type"), value_set=pa.array(vocabulary.names)).to_numpy().astype(np.int16)
@@ -284,8 +285,6 @@ def _test_sample(results: list[BucketResult], recipe: Recipe, occasions: Occasio
 
 
 def _write_impressions(building: Path, results: list[BucketResult], sample: list[TestOccasion], recipe: Recipe) -> None:
-    from clm_ray.data.buckets import bucket_of
-
     rows: list[dict[str, Any]] = [row for r in results for row in r.impressions]
     for test in sample[: recipe.impressions.test_occasions]:
         o = test.occasion
@@ -333,8 +332,6 @@ def _rates(results: list[BucketResult], sample: list[TestOccasion]) -> dict[str,
 
 
 def _digest_of(sample: list[TestOccasion]) -> str:
-    import hashlib
-
     text = "\n".join(f"{t.user_id}\t{t.occasion.time}\t{t.occasion.kind}" for t in sample)
     return hashlib.sha256(text.encode()).hexdigest()
 

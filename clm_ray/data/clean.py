@@ -24,7 +24,7 @@ from clm_ray.data.duplicates import DIGEST, content_digest, partition_of
 from clm_ray.data.normalise import as_ids, as_numbers, as_text, map_of
 from clm_ray.data.times import TimeUnit, check_timezone, parse_times
 from clm_ray.errors import ConfigError
-from clm_ray.schema import EVENTS
+from clm_ray.schema import DAY_US, EVENTS
 
 BROKEN_LINE = "broken line"
 MISSING_USER = "missing user_id"
@@ -55,8 +55,6 @@ CLEANED = pa.schema(
 )
 """What cleaning yields. `bucket`: partition by user; `part`: partition by event id; `file`: position in the list of the log's
 files; `reason`, `detail`: null for a clean row."""
-
-_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def rules_of(recipe: Recipe, *, now_us: int, timezone: str = "UTC", time_unit: T
         needs_item=frozenset(labelled | rated),
         needs_value=frozenset(n for n, t in recipe.event_types.items() if t.value != "none"),
         earliest_us=earliest,
-        latest_us=now_us + round(recipe.clean.future_days * _DAY_US),
+        latest_us=now_us + round(recipe.clean.future_days * DAY_US),
         buckets=recipe.sequences.buckets,
         timezone=timezone,
         time_unit=time_unit,

@@ -23,7 +23,7 @@ def _offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
 def list_column(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
     """list<kind> from one array per row; a two-dimensional array [n, F] becomes list<list<kind>>."""
     offsets = pa.array(_offsets([len(a) for a in arrays]), pa.int32())
-    flat = np.concatenate(arrays) if arrays else np.empty(0)
+    flat: NDArray[Any] = np.concatenate(arrays) if arrays else np.empty(0)
     if flat.ndim == 2:
         inner = pa.array(np.arange(len(flat) + 1, dtype=np.int32) * flat.shape[1])
         values = pa.ListArray.from_arrays(inner, pa.array(flat.ravel(), kind))

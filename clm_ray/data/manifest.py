@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.data.assets import file_digest
 from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class SplitPlan:
         for cut, moment, below in ((self.valid_cut, self.valid_end, VALID), (self.train_cut, self.train_end, TRAIN)):
             if cut is None:
                 continue
-            for t in np.flatnonzero(time_T == moment):
+            for t in np.flatnonzero(time_T == moment).tolist():
                 key = (int(time_T[t]), _id(user, self.numeric_users), _id(items[t], self.numeric_items))
                 if key < cut:
                     split[t] = min(split[t], below)

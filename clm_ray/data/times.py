@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from clm_ray.data.normalise import NUMBER, as_text, flat
 from clm_ray.errors import ConfigError, SchemaError
+from clm_ray.schema import DAY_US
 
 TimeUnit = Literal["auto", "s", "ms", "us"]
 
 SECOND_US = 1_000_000
-_DAY_US = 86_400 * SECOND_US
 _UNIT_US = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _AUTO_FROM = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
 """`auto`: the unit under which the number lies between March 1973 and the year 5138. Smaller numbers fit no unit (they may
@@ -68,7 +68,7 @@ def parse_times(
         return _finish(time_N, ok_N, np.full(len(column), kind.tz is None), timezone=timezone)
     if pa.types.is_date(kind):
         days_N, ok_N = _integers(column.cast(pa.date32()))
-        return _finish(days_N * _DAY_US, ok_N, np.full(len(column), True), timezone=timezone)
+        return _finish(days_N * DAY_US, ok_N, np.full(len(column), True), timezone=timezone)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _finish(*_numeric(column, unit=unit), np.full(len(column), False), timezone=timezone)
     if pa.types.is_null(kind):

@@ -22,10 +22,9 @@ from clm_ray.policy.catalogue import Action, catalogue_of
 from clm_ray.policy.distribution import in_holdout
 from clm_ray.policy.epochs import Epoch, epoch_of
 from clm_ray.policy.masks import Feasible, mask_unaffordable
+from clm_ray.schema import DAY_US
 from clm_ray.store.records import MaskRecord, Override, Reservation, RetentionDecision
 from clm_ray.store.store import Store
-
-_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -163,5 +162,5 @@ def _record(case: _Case, *, config: PolicyConfig, policy: str, now: int, release
         cost=next(action.cost for action in case.left.actions if action.name == choice.action),
         masks=tuple(MaskRecord(mask.action, mask.rule, mask.reason) for mask in case.left.masks),
         features_digest=digest_of(given.features),
-        outcome_due=now + config.outcome_days * _DAY_US,
+        outcome_due=now + config.outcome_days * DAY_US,
     )

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_US = 86_400_000_000
-"""Microseconds per day."""
-
 
 @dataclass(frozen=True)
 class History:

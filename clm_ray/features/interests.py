@@ -9,7 +9,8 @@ import numpy as np
 
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
+from clm_ray.schema import DAY_US
 
 
 def interests(

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
 from clm_ray.features.user import NEVER_DAYS
+from clm_ray.schema import DAY_US
 
 PAIR_FEATURES = (
     "pair_log_count",

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from clm_ray.features.history import DAY_US
+from clm_ray.schema import DAY_US
 
 _DAYS = 1 << 20
 """More days than any date has; makes (item, day) one sortable integer."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
+from clm_ray.schema import DAY_US
 
 TOKEN_VALUES = ("residual", "has_label", "log_amount", "log_gap_days", "same_moment")
 """Names of the V values."""

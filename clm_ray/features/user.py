@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
+from clm_ray.schema import DAY_US
 
 NEVER_DAYS = 400.0
 """Stands for "never" where days since something are asked."""

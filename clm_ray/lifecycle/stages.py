@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from clm_ray.config.lifecycle import LifecycleConfig
 from clm_ray.config.policy import STAGES, Stage
 from clm_ray.errors import ConfigError
-from clm_ray.lifecycle.windows import DAY_US
+from clm_ray.schema import DAY_US
 
 FALLBACK_AT_RISK_DAYS = 28.0
 """`at_risk_days` of a log in which nobody was ever active on two days."""

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_US = 86_400_000_000
-"""Microseconds per day."""
+from clm_ray.schema import DAY_US
 
 
 def reference_grid(first_us: int, last_us: int, every_days: int) -> NDArray[np.int64]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clm_ray.config.policy import NO_ACTION, STAGES, PolicyConfig, Stage
-
-_DAY_US = 86_400_000_000
+from clm_ray.schema import DAY_US
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def catalogue_of(config: PolicyConfig) -> tuple[Action, ...]:
                 cost=action.cost,
                 stages=action.stages,
                 needs_consent=action.needs_consent,
-                cooldown_us=round(action.cooldown_days * _DAY_US),
+                cooldown_us=round(action.cooldown_days * DAY_US),
             )
             for action in config.actions
         ),

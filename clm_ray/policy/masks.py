@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from clm_ray.config.policy import Stage
 from clm_ray.policy.catalogue import NONE, Action
+from clm_ray.schema import DAY_US
 
 BUDGET = "budget"
 """Name of the rule that masks what the budget refused."""
-_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _cooldown(action: Action, at: Circumstances) -> str | None:
     last = at.last_taken.get(action.name)
     if last is None or at.now - last >= action.cooldown_us:
         return None
-    return f"taken {(at.now - last) / _DAY_US:.1f} days ago, again after {action.cooldown_us / _DAY_US:g}"
+    return f"taken {(at.now - last) / DAY_US:.1f} days ago, again after {action.cooldown_us / DAY_US:g}"
 
 
 RULES: tuple[tuple[str, Rule], ...] = (

@@ -219,7 +219,7 @@ def _next_items(windows: Windows, train_end: int, rng: np.random.Generator) -> l
 def _nothing(spec: FeatureSpec) -> Windows:
     """One window without events and targets, for a rank that has no share of a short last step."""
     none = np.empty(0, np.int32)
-    context = {
+    context: dict[str, NDArray[Any]] = {
         "item": none,
         "event": none,
         "time": np.empty(0, np.int64),

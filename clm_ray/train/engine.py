@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
@@ -49,7 +50,7 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any], *, path: str) -> dict[
 def parameter_groups(model: Recommender, config: TrainConfig) -> list[dict[str, Any]]:
     """Encoder and rest with their own rates; no decay on biases, norms and one-dimensional weights."""
     groups = []
-    parts = [("network", model.network, config.learning_rate)]
+    parts: list[tuple[str, nn.Module, float]] = [("network", model.network, config.learning_rate)]
     if model.tower is not None:
         parts.append(("tower", model.tower, config.encoder_learning_rate))
     for name, part, rate in parts:

@@ -28,6 +28,7 @@ from clm_ray.model.items import ItemTable, UserTable, assign_slots
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.recommender import Recommender
 from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
+from clm_ray.schema import DAY_US
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
     catalogue = catalogue_of(pq.read_table(dataset / "items.parquet", columns=["item_id", "text", "categories"]))
     statistics = statistics_of(pq.read_table(dataset / "item_statistics.parquet"))
     rows = np.arange(len(catalogue), dtype=np.int32)
-    end = manifest["log_end_us"] + 86_400_000_000 if recipe.split.refit else manifest["train_end_us"]
+    end = manifest["log_end_us"] + DAY_US if recipe.split.refit else manifest["train_end_us"]
     events = statistics.events(rows, np.full(len(rows), day_of(np.array([end]))[0]))
     slots = assign_slots(catalogue, events, min_events=recipe.model.id_min_events, buckets=recipe.model.id_buckets)
     users = pq.read_table(dataset / "users.parquet")

@@ -19,11 +19,12 @@ from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.build import part
 from clm_ray.data.columns import rows_to_table
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.lifecycle.windows import next_activity_bins, on_grid
 from clm_ray.model.inference import UserRequest, UserState
 from clm_ray.schema import (
+    DAY_US,
     EVENTS,
     IMPRESSIONS,
     INTERACTIONS,

@@ -17,8 +17,9 @@ from clm_ray.evaluate.sampling import _sample_bucket as sample_bucket
 from clm_ray.evaluate.sampling import frozen_texts, pair_features
 from clm_ray.evaluate.text_baseline import FrozenTexts
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import DAY_US, History
+from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics
+from clm_ray.schema import DAY_US
 
 DAY0 = 17_000 * DAY_US
 

@@ -20,7 +20,7 @@ from clm_ray.lifecycle.stages import (
     stage_at,
     stages_at,
 )
-from clm_ray.lifecycle.windows import DAY_US
+from clm_ray.schema import DAY_US
 
 USUAL = Thresholds(new_days=28, at_risk_days=14, churned_days=60, reactivated_days=28)
 HALF_DAYS = st.lists(st.integers(0, 500), max_size=25).map(

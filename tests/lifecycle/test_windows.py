@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clm_ray.lifecycle.windows import DAY_US, next_activity_bins, on_grid, reference_grid
+from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
+from clm_ray.schema import DAY_US
 
 HOUR_US = DAY_US // 24
 HOURS = st.lists(st.integers(0, 24 * 90), max_size=30).map(lambda hours: np.array(sorted(hours), np.int64) * HOUR_US)

@@ -11,10 +11,11 @@ from tiny_release import ITEM_IDS, write_release
 
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
-from clm_ray.features.history import DAY_US, EMPTY, History
+from clm_ray.features.history import EMPTY, History
 from clm_ray.messages import RetentionAction
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.policy.epochs import epoch_of
+from clm_ray.schema import DAY_US
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
 from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled, RankBatch, Ranked, RetainBatch, RetentionFacts
 from clm_ray.serve.opened import Opened
