@@ -26,6 +26,7 @@ from clm_ray.config.source import CleanConfig, EventTypeConfig, SourceConfig
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 
+_LATER = ("description", "evaluate", "lifecycle", "policy", "serve", "store")
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
@@ -88,6 +89,11 @@ class Recipe(Section):
     def digest(self) -> str:
         """Short SHA-256 of the whole recipe: equal recipes have equal digests."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def training_digest(self) -> str:
+        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store)."""
+        text = json.dumps(self.model_dump(mode="json", exclude={*_LATER}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -1,6 +1,6 @@
 """From a clean log to a dataset folder: the second half of `prepare`.
 
-    log ─ item rows ─▶ repartition by bucket ─┬─ daily item sums ─▶ dated statistics, split cuts   (pass 1)
+    log, whole buckets per block ─ item rows ─┬─ daily item sums ─▶ dated statistics, split cuts   (pass 1)
                                               └─ whole users ─▶ sequences, impressions, ...         (pass 2)
 
 Everything is written to a hidden folder, the manifest last; then the folder gets its name and CURRENT points to it.
@@ -33,8 +33,9 @@ from clm_ray.data.columns import rows_to_table
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
 from clm_ray.data.occasions import Occasion, OccasionSource
+from clm_ray.data.report import DataReport, make_report
 from clm_ray.data.slots import SlotTable
-from clm_ray.data.splits import SplitPlan, plan_splits
+from clm_ray.data.splits import plan_splits
 from clm_ray.errors import DataError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
@@ -43,7 +44,7 @@ from clm_ray.features.selection import select
 from clm_ray.features.spec import FeatureSource, FeatureSpec, click_feature_names, retention_feature_names
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.lifecycle.stages import learn_thresholds
-from clm_ray.schema import DAY_US, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
+from clm_ray.schema import DAY_US, EVENTS, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
 
 Say = Callable[[str], None]
 EVENTS_ROW_GROUP = 64_000
@@ -51,10 +52,11 @@ EVENTS_ROW_GROUP = 64_000
 
 @dataclass(frozen=True)
 class Built:
-    """A finished dataset: its folder and manifest."""
+    """A finished dataset: its folder, manifest and report."""
 
     folder: Path
     manifest: dict[str, Any]
+    report: DataReport
 
 
 def build_dataset(log: Log, recipe: Recipe, workspace: Workspace, *, say: Say = lambda _: None) -> Built:
@@ -63,7 +65,7 @@ def build_dataset(log: Log, recipe: Recipe, workspace: Workspace, *, say: Say = 
     shutil.rmtree(building, ignore_errors=True)
     for name in ("events", "sequences", "impressions", "references", "interactions"):
         (building / name).mkdir(parents=True)
-    events = _with_rows(log, recipe)
+    events = _with_rows(log)
     vocabulary = EventVocabulary(recipe.event_types)
     say("item statistics and split cuts")
     catalogue = catalogue_of(log.items)
@@ -115,15 +117,15 @@ def statistics_of(table: pa.Table) -> ItemStatistics:
     return ItemStatistics(*(table.column(name).to_numpy() for name in ("item", "day", "events", "positives", "total")))
 
 
-def _with_rows(log: Log, recipe: Recipe) -> ray.data.Dataset:
+def _with_rows(log: Log) -> ray.data.Dataset:
+    """Events with their item row; `read_log` has left every bucket whole in one block."""
     ids = ray.put(log.items.column("item_id").combine_chunks())
 
     def add_item(block: pa.Table) -> pa.Table:
         row = pc.index_in(block.column("item_id"), value_set=ray.get(ids)).fill_null(0)
         return block.append_column("item", row.cast(pa.int32()))
 
-    events = log.events.map_batches(add_item, batch_format="pyarrow", batch_size=None)
-    return events.repartition(recipe.sequences.buckets, keys=["bucket"]).materialize()
+    return log.events.map_batches(add_item, batch_format="pyarrow", batch_size=None).materialize()
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,10 @@ def _second_pass(
 
     rows = events.map_batches(build, batch_format="pyarrow", batch_size=None).take_all()
     done = dict(pickle.loads(row["result"]) for row in rows)
-    empty = events.schema().base_schema.empty_table()
+    empty = pa.schema([*EVENTS, pa.field("item", pa.int32())]).empty_table()
     for bucket in range(buckets):
         if bucket not in done:
-            _write_bucket(building, bucket, empty.drop_columns(["bucket"]), BucketResult())
+            _write_bucket(building, bucket, empty, BucketResult())
     return [done[bucket] for bucket in sorted(done)]
 
 
@@ -280,7 +282,9 @@ def _test_sample(results: list[BucketResult], recipe: Recipe, occasions: Occasio
         others = occasions.draw_popular(test.occasion, count=recipe.impressions.test_negatives, rng=rng)
         o = test.occasion
         shown = np.concatenate([o.taken, others]) if o.shown_C is None else o.shown_C
-        expanded.append(TestOccasion(test.rank, test.user_id, Occasion(o.time, o.kind, o.taken, shown, o.weight)))
+        expanded.append(
+            TestOccasion(test.rank, test.user_id, Occasion(o.time, o.kind, o.taken, o.chosen, shown, o.weight))
+        )
     return expanded
 
 
@@ -294,8 +298,9 @@ def _write_impressions(building: Path, results: list[BucketResult], sample: list
             )
     for test in sample[: recipe.impressions.catalogue_occasions]:
         o = test.occasion
-        if len(o.taken):
-            rows.append(impression_row(test.user_id, o, o.taken, np.ones(len(o.taken), np.float32), kind="catalogue"))
+        if len(o.chosen):
+            labels = np.ones(len(o.chosen), np.float32)
+            rows.append(impression_row(test.user_id, o, o.chosen, labels, kind="catalogue"))
     bucket = bucket_of([row["user_id"] for row in rows], recipe.sequences.buckets) if rows else np.empty(0, np.int32)
     rows_by = sorted(zip(bucket, rows, strict=True), key=lambda p: (p[0], p[1]["user_id"], p[1]["time"], p[1]["kind"]))
     for b in range(recipe.sequences.buckets):
@@ -347,6 +352,9 @@ def _correction(recipe: Recipe) -> str:
 
 
 def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, content: dict[str, Any]) -> Built:
+    report = make_report(recipe, log, base_rates=content["base_rates"])
+    (building / "report.json").write_text(report.to_json(), encoding="utf-8")
+    (building / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     manifest = write_manifest(building, recipe=recipe, log=log, content=content)
     folder = workspace.datasets / str(manifest["id"])
     if (folder / MANIFEST).is_file():
@@ -355,7 +363,4 @@ def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, cont
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
     workspace.point("datasets", str(manifest["id"]))
-    return Built(folder, manifest)
-
-
-__all__ = ["Built", "SplitPlan", "build_dataset", "catalogue_of", "part", "statistics_of"]
+    return Built(folder, manifest, report)

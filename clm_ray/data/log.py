@@ -162,7 +162,7 @@ def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
     try:
         return rows.materialize()
     except Exception as error:
-        if (cause := _cause(error)) is not None:
+        if (cause := cause_of(error)) is not None:
             raise cause from None
         raise
 
@@ -300,7 +300,7 @@ def _bare_items(ids: pa.Array) -> pa.Table:
     return pa.table(columns, schema=ITEMS)
 
 
-def _cause(error: BaseException | None) -> ClmError | None:
+def cause_of(error: BaseException | None) -> ClmError | None:
     """The ClmError behind what Ray raises for a failed task."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

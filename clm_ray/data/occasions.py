@@ -30,11 +30,13 @@ from clm_ray.features.statistics import ItemStatistics, day_of
 
 @dataclass(frozen=True)
 class Occasion:
-    """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows."""
+    """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows among
+    them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was)."""
 
     time: int
     kind: str
     taken: NDArray[np.int32]
+    chosen: NDArray[np.int32]
     shown_C: NDArray[np.int32] | None
     weight: float
     labels_C: NDArray[np.float32] | None = None
@@ -102,7 +104,7 @@ class OccasionSource:
                 continue
             answers = (user.decision_N == decision) & (label_N == 1.0)
             taken = np.intersect1d(history.item_N[answers], slate)
-            yield Occasion(int(history.time_N[n]), "decision", taken, slate, 1.0)
+            yield Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0)
 
     def _explicit(
         self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
@@ -112,7 +114,9 @@ class OccasionSource:
             at = where[group]
             items, labels = history.item_N[at], label_N[at]
             weight = float(self.vocabulary.weights[history.event_N[at[0]]])
-            yield Occasion(int(history.time_N[at[0]]), "explicit", items[labels == 1], items, weight, labels)
+            yield Occasion(
+                int(history.time_N[at[0]]), "explicit", items[labels == 1], items[labels == 1], items, weight, labels
+            )
 
     def _positive(
         self, user: UserEvents, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
@@ -125,11 +129,11 @@ class OccasionSource:
             weight = float(self.vocabulary.weights[history.event_N[at[0]]])
             time = int(history.time_N[at[0]])
             if self.config.negatives == "popularity":
-                yield Occasion(time, "popularity", items, None, weight)
+                yield Occasion(time, "popularity", items, items, None, weight)
                 continue
             shown = self.slots.items(user.slot_N[at[0]])
-            if shown is not None:
-                yield Occasion(time, "availability", np.intersect1d(items, shown), shown, weight)
+            if shown is not None and len(shown):
+                yield Occasion(time, "availability", np.intersect1d(items, shown), items, shown, weight)
 
     def targets(self, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
         """Sampled targets of the occasions (train and valid)."""

@@ -18,7 +18,7 @@ DONE = "DONE"
 
 def run_name(recipe: Recipe, dataset: Path) -> str:
     """Identity of a run: dataset and recipe. The same command resumes the same run."""
-    return f"{read_manifest(dataset)['id']}-{recipe.digest()[:8]}"
+    return f"{read_manifest(dataset)['id']}-{recipe.training_digest()[:8]}"
 
 
 def git_revision() -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.data.build import catalogue_of, statistics_of
-from clm_ray.data.manifest import read_manifest
+from clm_ray.data.manifest import BUILT_BY, read_manifest
 from clm_ray.errors import TrainError
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import day_of
@@ -52,7 +52,7 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
     """
     manifest = read_manifest(dataset)
     built_with = recipe_from(yaml.safe_load((dataset / "recipe.yaml").read_text(encoding="utf-8")))
-    for section in ("event_types", "features", "sequences", "retention", "impressions", "split"):
+    for section in BUILT_BY:
         if getattr(recipe, section) != getattr(built_with, section):
             raise TrainError(
                 "the dataset was prepared with other settings",

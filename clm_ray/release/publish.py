@@ -1,0 +1,128 @@
+"""Write, verify and open a release: an immutable folder whose manifest, written last, names every file and its SHA-256.
+
+    model files (see clm_ray.model.files)  policy.json  metrics.json  manifest.json
+
+What is served depends on a release, the store and the clock, on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clm_ray.config.workspace import Workspace
+from clm_ray.data.assets import file_digest
+from clm_ray.data.manifest import MANIFEST, read_manifest
+from clm_ray.errors import ReleaseError
+from clm_ray.model.files import ModelFolder
+from clm_ray.store.load import LoadedDataset, load_dataset
+from clm_ray.store.store import Store
+
+WEIGHTS_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
+"""Formats that can run code when they are read: never part of a release."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A finished release: its folder, its manifest, and what the store now holds."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Name of the folder; a digest of the content."""
+        return str(self.manifest["id"])
+
+
+def publish(workspace: Workspace, *, run: Path, dataset: Path, evaluation: Path | None) -> Release:
+    """Make the model of `run` the workspace's current release. Equal content gives the same release.
+
+    `evaluation`: the folder of its metrics, None to publish without (the manifest says so).
+    Raises ReleaseError: the model is incomplete, or a file could run code when read.
+    """
+    files = ModelFolder.open(run / "model")
+    data = read_manifest(dataset)
+    building = workspace.releases / f".building-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.copytree(files.folder, building)
+    recipe = files.recipe()
+    _write(building / "policy.json", recipe.policy.model_dump(mode="json"))
+    metrics = evaluation / "metrics.json" if evaluation is not None else None
+    if metrics is not None and metrics.is_file():
+        shutil.copyfile(metrics, building / "metrics.json")
+    manifest = _manifest(building, parents=_parents(run, data), thresholds=data["thresholds"], clock=recipe.serve.clock)
+    folder = workspace.releases / manifest["id"]
+    if (folder / MANIFEST).is_file():
+        shutil.rmtree(building)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        _write(building / MANIFEST, manifest)
+        building.rename(folder)
+    release = verify(folder)
+    workspace.point("releases", release.id)
+    return release
+
+
+def verify(folder: Path) -> Release:
+    """Check every file against the manifest. Raises ReleaseError naming the first one missing, changed or not listed."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ReleaseError("has no manifest", field="release", value=str(folder), fix="run jobs/publish.py")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    present = _files(folder)
+    for name, digest in manifest["files"].items():
+        if name not in present:
+            raise ReleaseError("a file is missing", field="release", value=str(folder / name), fix="publish it again")
+        if file_digest(folder / name) != digest:
+            raise ReleaseError("a file was changed", field="release", value=str(folder / name), fix="publish it again")
+    extra = sorted(set(present) - set(manifest["files"]))
+    if extra:
+        raise ReleaseError("a file is not in the manifest", field="release", value=extra[0], fix="remove it")
+    return Release(folder, manifest)
+
+
+def fill_store(store: Store, dataset: Path, *, clock: str, wall_us: int) -> LoadedDataset:
+    """Load the dataset's histories as the store's base, and start a `log_end` clock the first time."""
+    loaded = load_dataset(store, dataset)
+    if clock == "log_end":
+        store.set_clock_offset_once(loaded.last_event_us - wall_us)
+    return loaded
+
+
+def _parents(run: Path, data: dict[str, Any]) -> dict[str, Any]:
+    history = json.loads((run / "model" / "training.json").read_text(encoding="utf-8"))
+    if history["dataset"] != data["id"]:
+        raise ReleaseError(
+            "the run was trained on another dataset",
+            field="--run",
+            value=f"{run.name} on {history['dataset']}, current is {data['id']}",
+            fix="train on the current dataset",
+        )
+    return {"dataset": data["id"], "run": run.name, "recipe": data["recipe"], "git": history["git"]}
+
+
+def _manifest(folder: Path, *, parents: dict[str, Any], thresholds: dict[str, Any], clock: str) -> dict[str, Any]:
+    digests = {name: file_digest(folder / name) for name in _files(folder)}
+    for name in digests:
+        if Path(name).suffix in WEIGHTS_SUFFIXES:
+            raise ReleaseError(
+                "a file could run code when read", field="release", value=name, fix="keep safetensors only"
+            )
+    content = {"parents": parents, "thresholds": thresholds, "clock": clock, "files": digests}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return {"id": digest, "published": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **content}
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,34 @@
+"""Make a trained run the current release, and load the log's histories into the online store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from jobs.arguments import open_recipe, parser, run_main
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write ROOT/releases/ID and point CURRENT to it."""
+    options = parser(__doc__ or "")
+    options.add_argument("--run", help="run to publish (default: that of this recipe and the current dataset)")
+    args = options.parse_args(argv)
+    recipe, workspace = open_recipe(args)
+
+    from clm_ray.release.publish import fill_store, publish
+    from clm_ray.store.store import open_store
+    from clm_ray.train.run import run_name
+
+    dataset = workspace.current("datasets")
+    run = workspace.runs / (args.run or run_name(recipe, dataset))
+    evaluation = workspace.evaluations / run.name
+    release = publish(workspace, run=run, dataset=dataset, evaluation=evaluation if evaluation.is_dir() else None)
+    with open_store(recipe.store.url or workspace.store_url) as store:
+        loaded = fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
+    print(f"release {release.id} is current: {len(release.manifest['files'])} files, verified")
+    print(f"store: histories of {loaded.users:,} users, {loaded.events:,} events")
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
