@@ -1,14 +1,13 @@
-"""How a job gets its Ray: the cluster it was submitted to, a running local one, or one of its own."""
+"""How a job gets its Ray: the cluster it was submitted to, the one `ray start` started here, or one of its own."""
 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 
 
 def start_ray() -> None:
-    """Connect to the cluster that RAY_ADDRESS names or that runs here, else start a local one. Does nothing when connected.
+    """Connect to the cluster that RAY_ADDRESS names or that `ray start` started here, else start one. Does nothing when connected.
 
     Ray Data's own progress bars are turned off: the jobs print theirs.
     """
@@ -16,10 +15,7 @@ def start_ray() -> None:
 
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        try:
-            ray.init(address="auto", logging_level=logging.ERROR)
-        except ConnectionError:
-            ray.init(num_cpus=max(os.cpu_count() or 1, 2), logging_level=logging.ERROR)
+        ray.init(logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

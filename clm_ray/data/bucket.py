@@ -8,7 +8,7 @@ Shape letters: N events of one user, T targets, R references, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.buckets import stable_hash64
+from clm_ray.data.buckets import hash_of
 from clm_ray.data.columns import map_value
 from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
@@ -146,8 +146,10 @@ class BucketBuilder:
         test = split == TEST
         if not test.any():
             return
-        rank = int(stable_hash64([f"{self.recipe.sequences.seed}/{user_id}/{occasion.time}/{occasion.kind}"])[0])
-        result.test_occasions.append(TestOccasion(rank, user_id, occasion))
+        rank = hash_of(f"{self.recipe.sequences.seed}/{user_id}/{occasion.time}/{occasion.kind}")
+        # The candidates of a slot are found again once the sample is drawn: they need not travel.
+        light = occasion if occasion.slot is None else replace(occasion, shown_C=None)
+        result.test_occasions.append(TestOccasion(rank, user_id, light))
         if occasion.labels_C is not None and occasion.shown_C is not None:
             items, labels = occasion.shown_C[test], occasion.labels_C[test]
             result.impressions.append(impression_row(user_id, occasion, items, labels, kind="shown"))
@@ -181,7 +183,7 @@ class BucketBuilder:
         reference_dense: NDArray[np.float32],
         result: BucketResult,
     ) -> None:
-        rng = np.random.default_rng([self.recipe.sequences.seed, int(stable_hash64([user.user_id])[0])])
+        rng = np.random.default_rng([self.recipe.sequences.seed, hash_of(user.user_id)])
         train = np.flatnonzero(split == TRAIN)
         some = np.sort(rng.permutation(train)[:SAMPLE_PER_USER])
         result.click_sample.append((target_dense[some], targets.label_T[some]))

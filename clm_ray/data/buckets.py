@@ -45,6 +45,11 @@ def stable_hash64(strings: Strings) -> NDArray[np.uint64]:
     return np.ascontiguousarray(stable_hash128(strings)[:, 0])
 
 
+def hash_of(string: str) -> int:
+    """`stable_hash64` of one string, for seeds."""
+    return int.from_bytes(_digest(string.encode())[:8], "little")
+
+
 def bucket_of(user_ids: Strings, buckets: int) -> NDArray[np.int32]:
     """The bucket [N] of each user, 0 ≤ bucket < `buckets`."""
     if buckets < 1:

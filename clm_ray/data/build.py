@@ -14,7 +14,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -274,18 +274,19 @@ def _test_sample(results: list[BucketResult], recipe: Recipe, occasions: Occasio
     """The fixed sample of test occasions: those with the smallest stable hash."""
     found = sorted((t for r in results for t in r.test_occasions), key=lambda t: (t.rank, t.user_id, t.occasion.time))
     chosen = found[: max(recipe.impressions.test_occasions, recipe.impressions.catalogue_occasions)]
-    if recipe.impressions.negatives != "popularity":
+    if recipe.impressions.negatives == "explicit":
         return chosen
-    expanded = []
-    for test in chosen:
-        rng = np.random.default_rng([recipe.sequences.seed, test.rank])
-        others = occasions.draw_popular(test.occasion, count=recipe.impressions.test_negatives, rng=rng)
-        o = test.occasion
-        shown = np.concatenate([o.taken, others]) if o.shown_C is None else o.shown_C
-        expanded.append(
-            TestOccasion(test.rank, test.user_id, Occasion(o.time, o.kind, o.taken, o.chosen, shown, o.weight))
-        )
-    return expanded
+    return [TestOccasion(t.rank, t.user_id, _with_candidates(t, recipe, occasions)) for t in chosen]
+
+
+def _with_candidates(test: TestOccasion, recipe: Recipe, occasions: OccasionSource) -> Occasion:
+    """The occasion with everything that was on offer, or with popular items drawn where the log does not say."""
+    o = test.occasion
+    if o.slot is not None:
+        return replace(o, shown_C=occasions.slots.items(o.slot))
+    rng = np.random.default_rng([recipe.sequences.seed, test.rank])
+    others = occasions.draw_popular(o, count=recipe.impressions.test_negatives, rng=rng)
+    return replace(o, shown_C=np.concatenate([o.taken, others]))
 
 
 def _write_impressions(building: Path, results: list[BucketResult], sample: list[TestOccasion], recipe: Recipe) -> None:

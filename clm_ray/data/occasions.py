@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.data import ImpressionsConfig
-from clm_ray.data.buckets import stable_hash64
-from clm_ray.data.slots import SlotTable
+from clm_ray.data.buckets import hash_of
+from clm_ray.data.slots import SlotTable, members
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
@@ -31,7 +31,7 @@ from clm_ray.features.statistics import ItemStatistics, day_of
 @dataclass(frozen=True)
 class Occasion:
     """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows among
-    them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was)."""
+    them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was); `slot`: where the candidates stand."""
 
     time: int
     kind: str
@@ -40,6 +40,7 @@ class Occasion:
     shown_C: NDArray[np.int32] | None
     weight: float
     labels_C: NDArray[np.float32] | None = None
+    slot: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ class OccasionSource:
             if slate is None or not len(slate):
                 continue
             answers = (user.decision_N == decision) & (label_N == 1.0)
-            taken = np.intersect1d(history.item_N[answers], slate)
-            yield Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0)
+            taken = np.unique(history.item_N[answers])
+            taken = taken[members(taken, slate)]
+            yield Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0, slot=f"decision:{decision}")
 
     def _explicit(
         self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
@@ -133,7 +135,9 @@ class OccasionSource:
                 continue
             shown = self.slots.items(user.slot_N[at[0]])
             if shown is not None and len(shown):
-                yield Occasion(time, "availability", np.intersect1d(items, shown), items, shown, weight)
+                yield Occasion(
+                    time, "availability", items[members(items, shown)], items, shown, weight, slot=user.slot_N[at[0]]
+                )
 
     def targets(self, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
         """Sampled targets of the occasions (train and valid)."""
@@ -152,7 +156,7 @@ class OccasionSource:
     def _sample(self, user_id: str, occasion: Occasion) -> Targets:
         if occasion.labels_C is not None and occasion.shown_C is not None:
             return _targets(occasion.time, occasion.shown_C, occasion.labels_C, occasion.weight, 0.0)
-        rng = np.random.default_rng([self.seed, int(stable_hash64([user_id])[0]), occasion.time])
+        rng = np.random.default_rng([self.seed, hash_of(user_id), occasion.time])
         taken, weight = occasion.taken, occasion.weight
         scale = 1.0
         if occasion.kind != "decision" and len(taken) > self.config.positives_per_occasion:
@@ -161,7 +165,7 @@ class OccasionSource:
         if occasion.shown_C is None:
             others, offset = self.draw_popular(occasion, count=self.config.per_occasion, rng=rng), 0.0
         else:
-            others = np.setdiff1d(occasion.shown_C, occasion.taken, assume_unique=True)
+            others = np.delete(occasion.shown_C, np.searchsorted(occasion.shown_C, occasion.taken))
             offset = 0.0
             if occasion.kind != "decision" and len(others) > self.config.per_occasion:
                 offset = -float(np.log(self.config.per_occasion / len(others)))

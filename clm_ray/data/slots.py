@@ -35,7 +35,9 @@ class SlotTable:
         item, ids = _codes(availability.column("item_id"))
         row_of = pc.index_in(ids, value_set=items.column("item_id")).fill_null(0).to_numpy(zero_copy_only=False)
         key = (slot.astype(np.int64) << 32) | row_of.astype(np.int64)[item]
-        key = np.unique(key[(key & 0xFFFFFFFF) > 0])
+        key = key[(key & 0xFFFFFFFF) > 0]
+        key.sort()  # in place: the table may have tens of millions of rows, and np.unique would hash them
+        key = key[np.r_[True, key[1:] != key[:-1]]] if len(key) else key
         start = np.searchsorted(key, np.arange(len(slots) + 1, dtype=np.int64) << 32)
         return SlotTable(
             {name: s for s, name in enumerate(slots.to_pylist())}, start, (key & 0xFFFFFFFF).astype(np.int32)
@@ -45,6 +47,12 @@ class SlotTable:
         """Item rows on offer in the slot; None for an unknown slot."""
         s = self.slot_of.get(slot) if slot is not None else None
         return None if s is None else self.item_A[self.start_S[s] : self.start_S[s + 1]]
+
+
+def members(item_N: NDArray[np.int32], sorted_C: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """bool_N: which items are among the ascending, non-empty `sorted_C`."""
+    at = np.minimum(np.searchsorted(sorted_C, item_N), len(sorted_C) - 1)
+    return sorted_C[at] == item_N
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], pa.Array]:
