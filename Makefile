@@ -2,9 +2,10 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 export HF_HUB_OFFLINE := 1
+export RAY_AUTH_MODE := token
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install test lint
+.PHONY: install quickstart stop movielens test test-all lint format
 
 install: $(VENV)/.installed
 
@@ -14,6 +15,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PY) -m pip install -q -c constraints.txt -e ".[demo,dev,tracking]"
 	touch $@
 
+quickstart: install
+	$(PY) -m jobs.pipeline --local --recipe complete_journey
+
+stop: install
+	$(PY) -m jobs.cluster stop
+
+movielens: install
+	$(PY) -m clm_ray.data.sources.movielens
+
+format: install
+	$(VENV)/bin/ruff check --fix -q clm_ray jobs tests
+	$(VENV)/bin/ruff format -q clm_ray jobs
+
 lint: install
 	$(VENV)/bin/ruff check clm_ray jobs tests
 	$(VENV)/bin/mypy
@@ -22,3 +36,6 @@ lint: install
 test: lint
 	$(VENV)/bin/pytest -q -m "not ray and not chaos"
 	$(VENV)/bin/pytest -q -m "ray and not chaos"
+
+test-all: test
+	$(VENV)/bin/pytest -q -m chaos

@@ -17,20 +17,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
-    import logging
-
-    import ray
-
     from clm_ray.evaluate.run import evaluate, newest_run
     from clm_ray.train.run import run_name
+    from jobs.session import start_ray
 
     run = args.run or run_name(recipe, workspace.current("datasets"))
     if args.run is None and not (workspace.runs / run).is_dir():
         run = newest_run(workspace)
     print(f"evaluating run {run}")
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    start_ray()
     evaluate(workspace, run=run, recipe=recipe)
 
 
