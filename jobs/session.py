@@ -9,14 +9,13 @@ import warnings
 def start_ray() -> None:
     """Connect to the cluster that RAY_ADDRESS names or that `ray start` started here, else start one. Does nothing when connected.
 
-    Ray Data's own progress bars are turned off: the jobs print theirs.
+    Ray's own progress bars and worker logs are not shown: the jobs print theirs, and Ray keeps its logs in its session folder.
     """
     import ray
 
+    for noisy in ("ray.data", "ray.train", "ray.serve", "ray.tune"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        ray.init(logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False

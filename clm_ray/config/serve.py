@@ -20,6 +20,8 @@ class ServeConfig(Section):
     """Most candidates a request may give."""
     retrieve: int = Field(default=500, ge=1)
     """Candidates retrieved from the whole catalogue when the request gives none."""
+    repeat: bool = True
+    """May retrieved candidates be items the user already chose? True (groceries): they come first. False (films): they are left out."""
     impression_event: str = "impression"
     """Event type of the slates written back to the log."""
     future_seconds: float = Field(default=300.0, ge=0)

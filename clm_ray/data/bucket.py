@@ -194,9 +194,10 @@ class BucketBuilder:
         active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
         result.gaps.append(np.diff(np.unique(active[active < self.plan.train_end] // DAY_US)).astype(np.float32))
         for s, name in ((TRAIN, "train"), (1, "valid")):
-            rate = result.rates.setdefault(name, [0.0, 0.0])
+            rate = result.rates.setdefault(name, [0.0, 0.0, 0.0])
             rate[0] += float((split == s).sum())
             rate[1] += float(targets.label_T[split == s].sum())
+            rate[2] += float(targets.offset_T[split == s].sum())
 
     def _interactions(self, user: UserEvents, result: BucketResult) -> None:
         history = user.history

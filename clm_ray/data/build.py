@@ -326,9 +326,14 @@ def _write_tables(building: Path, log: Log, statistics: ItemStatistics, recipe: 
 def _rates(results: list[BucketResult], sample: list[TestOccasion]) -> dict[str, Any]:
     rates: dict[str, Any] = {}
     for split in ("train", "valid"):
-        rows = sum(r.rates.get(split, [0.0, 0.0])[0] for r in results)
-        positives = sum(r.rates.get(split, [0.0, 0.0])[1] for r in results)
-        rates[split] = {"targets": int(rows), "positives": int(positives), "rate": positives / rows if rows else None}
+        sums = np.sum([r.rates.get(split, [0.0, 0.0, 0.0]) for r in results], axis=0)
+        rows, positives, offsets = (float(x) for x in sums)
+        rates[split] = {
+            "targets": int(rows),
+            "positives": int(positives),
+            "rate": positives / rows if rows else None,
+            "mean_offset": offsets / rows if rows else 0.0,
+        }
     explicit = [row for r in results for row in r.impressions]
     shown = [o.occasion for o in sample if o.occasion.shown_C is not None] if not explicit else []
     rows = sum(len(row["item"]) for row in explicit) + sum(len(o.shown_C) for o in shown if o.shown_C is not None)

@@ -13,6 +13,8 @@ from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Raised when the same log and recipe would give another manifest or files with another meaning."""
 BUILT_BY = ("event_types", "features", "sequences", "retention", "impressions", "split")
 """Sections of the recipe that a dataset depends on beside the log; another value there means another dataset."""
 
@@ -21,7 +23,11 @@ def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str,
     """Digest every file, derive the dataset's id from the digests, write manifest.json."""
     files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     built_by = recipe.model_dump(mode="json", include={*BUILT_BY})
-    named = {"files": {name: d for name, d in files.items() if name != "recipe.yaml"}, "recipe": built_by}
+    named = {
+        "format": FORMAT,
+        "files": {name: d for name, d in files.items() if name != "recipe.yaml"},
+        "recipe": built_by,
+    }
     data_id = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
     manifest = {
         "id": data_id,

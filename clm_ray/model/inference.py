@@ -71,7 +71,7 @@ class Scorer:
         self.network = network.eval()
         self.source = source
         self.spec = spec
-        self._item_ID = torch.from_numpy(np.ascontiguousarray(item_ID))
+        self._item_ID = torch.from_numpy(np.array(item_ID))
         self._users = users
         self._columns = columns
 
@@ -188,18 +188,40 @@ class Scorer:
 
     @torch.inference_mode()
     def retrieve(self, states: Sequence[UserState], *, count: int) -> list[NDArray[np.int32]]:
-        """The `count` rows of the whole catalogue with the highest retrieval score, best first."""
+        """Up to `count` rows of the whole catalogue, per user.
+
+        With `serve.repeat` the items the user chose before (most often first, at most half of `count`) and then those with the
+        highest retrieval score; without it the latter alone, less the items the user has an event with.
+        """
         if not states:
             return []
         query = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
         score = query @ self._item_ID.T
         score[:, 0] = float("-inf")
-        best = torch.topk(score, min(count, score.shape[1] - 1), dim=1).indices
-        return [row.astype(np.int32) for row in best.numpy()]
+        own = [self._own_items(state) for state in states]
+        if not self.recipe.serve.repeat:
+            for b, mine in enumerate(own):
+                score[b, torch.from_numpy(mine.astype(np.int64))] = float("-inf")
+        best, rows = torch.topk(score, min(count, score.shape[1] - 1), dim=1)
+        found = [r[v > float("-inf")].numpy().astype(np.int32) for v, r in zip(best, rows, strict=True)]
+        if not self.recipe.serve.repeat:
+            return found
+        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(own, found, strict=True)]
+
+    def _own_items(self, state: UserState) -> NDArray[np.int32]:
+        """Items of the user's context events, most events first."""
+        history = state.history
+        seen = history.item_N[self.vocabulary.is_context(history) & (history.item_N > 0)]
+        items, events = np.unique(seen, return_counts=True)
+        return items[np.lexsort((items, -events))]
 
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""
         return self._item_ID[torch.from_numpy(rows.astype(np.int64))].numpy()
+
+
+def _first_distinct(first: NDArray[np.int32], then: NDArray[np.int32], count: int) -> NDArray[np.int32]:
+    return np.concatenate([first, then[~np.isin(then, first)]])[:count]
 
 
 def user_inputs(
@@ -229,5 +251,5 @@ def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None
     out = torch.full(shape, fill, dtype=dtype)
     for b, array in enumerate(arrays):
         if len(array):
-            out[b, : len(array)] = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+            out[b, : len(array)] = torch.tensor(array, dtype=dtype)
     return out

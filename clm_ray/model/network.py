@@ -6,6 +6,7 @@ X texts, D width, H text width, V values per token, S dense features, J hazard b
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,6 +100,12 @@ class Network(nn.Module):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.05)
         nn.init.normal_(self.start, std=0.05)
+
+    @torch.no_grad()
+    def start_from_rate(self, *, rate: float, mean_offset: float) -> None:
+        """Let the first click logits be those of the train targets' base rate (less the sampling offset)."""
+        rate = min(max(rate, 1e-6), 1 - 1e-6)
+        self.click_linear.bias.fill_(math.log(rate / (1 - rate)) - mean_offset)
 
     def item_vectors(self, text_XH: Tensor, items: ItemInputs) -> Tensor:
         """x [U, D] from the text vectors of the batch's distinct texts."""

@@ -24,6 +24,7 @@ from clm_ray.errors import TrainError
 from clm_ray.train.batches import BatchMaker, Popularity
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
+from clm_ray.train.narrate import tell
 from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
 from clm_ray.train.validate import score_of, validate
@@ -85,7 +86,7 @@ class Worker:
         frozen = np.zeros((len(prepared.items.texts), 1), np.float32)
         if tower is not None and tokens is not None:
             if rank == 0:
-                print(f"encoding {len(tokens):,} distinct item texts", flush=True)
+                tell(model_folder.parent, f"encoding {len(tokens):,} distinct item texts")
             lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
             frozen = text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
         train, valid = training_windows(dataset)
@@ -173,11 +174,11 @@ class Worker:
     def _say(self, epoch: int, step: int, steps: int, losses: torch.Tensor, started: float) -> None:
         speed = step * self.recipe.train.windows_per_step / (time.monotonic() - started)
         left = (steps - step) * self.recipe.train.windows_per_step / speed
-        print(
+        tell(
+            self.model_folder.parent,
             f"epoch {epoch + 1}/{self.recipe.train.epochs} step {step}/{steps}  "
             f"click {losses[0]:.4f}  retention {losses[1]:.4f}  retrieval {losses[2]:.3f}  "
             f"{speed:.0f} windows/s  {left:.0f} s left in epoch",
-            flush=True,
         )
 
     def _refresh(self) -> None:
@@ -219,10 +220,8 @@ class Worker:
         if self.rank == 0:
             marks = " (best)" if better else ""
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))
-            print(
-                f"epoch {progress.epoch}/{self.recipe.train.epochs} done in {seconds:.0f} s  valid: {shown}{marks}",
-                flush=True,
-            )
+            line = f"epoch {progress.epoch}/{self.recipe.train.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
+            tell(self.model_folder.parent, line)
         if better:
             self._export()
 
@@ -261,7 +260,7 @@ class Worker:
         self.maker.last_trained = np.array(state.pop("last_trained"), np.int64)
         self.progress = Progress(**state)
         if self.rank == 0:
-            print(f"resumed after epoch {self.progress.epoch}", flush=True)
+            tell(self.model_folder.parent, f"resumed after epoch {self.progress.epoch}")
 
 
 def full_state(engine: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:

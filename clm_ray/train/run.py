@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from clm_ray.config.recipe import Recipe
@@ -12,8 +13,10 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import TrainError
 from clm_ray.train.loop import train_worker
+from clm_ray.train.narrate import following
 
 DONE = "DONE"
+Say = Callable[[str], None]
 
 
 def run_name(recipe: Recipe, dataset: Path) -> str:
@@ -36,10 +39,13 @@ def git_revision() -> str:
     return done.stdout.strip()
 
 
-def train(recipe: Recipe, workspace: Workspace, *, name: str | None = None, fresh: bool = False) -> Path:
+def train(
+    recipe: Recipe, workspace: Workspace, *, name: str | None = None, fresh: bool = False, say: Say = print
+) -> Path:
     """Train on the current dataset; returns the run's folder (its model is in `model/`).
 
-    A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over.
+    A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over. `say` gets
+    the progress lines.
     Raises TrainError where the workers failed more often than train.max_failures.
     """
     dataset = workspace.current("datasets")
@@ -48,12 +54,12 @@ def train(recipe: Recipe, workspace: Workspace, *, name: str | None = None, fres
         shutil.rmtree(run, ignore_errors=True)
     if (run / DONE).is_file():
         return run
-    _fit(recipe, dataset, run)
+    _fit(recipe, dataset, run, say=say)
     (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")
     return run
 
 
-def _fit(recipe: Recipe, dataset: Path, run: Path) -> None:
+def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -75,7 +81,8 @@ def _fit(recipe: Recipe, dataset: Path, run: Path) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with following(run, say=say):
+            trainer.fit()
     except Exception as error:
         cause = error.__cause__ or error
         raise TrainError(

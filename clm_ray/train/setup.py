@@ -119,6 +119,7 @@ def assemble(prepared: Prepared) -> Assembled:
     )
     torch.manual_seed(recipe.train.seed)
     model = Recommender(Network(sizes, recipe.model), tower)
+    model.network.start_from_rate(**_base_rate(prepared.manifest))
     tokens = (
         tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)
         if tower is not None
@@ -127,3 +128,8 @@ def assemble(prepared: Prepared) -> Assembled:
     return Assembled(
         model, Description(sizes, prepared.users), tokens, encoder.config if encoder is not None else None, tokenizer
     )
+
+
+def _base_rate(manifest: dict[str, Any]) -> dict[str, float]:
+    train = manifest["base_rates"]["train"]
+    return {"rate": float(train["rate"]), "mean_offset": float(train["mean_offset"])}
