@@ -115,7 +115,15 @@ def stop_head() -> None:
                 time.sleep(0.1)
             if not _alive(head["group"]):
                 break
+        _forget_address(head["port"])
     (STATE / "head.json").unlink(missing_ok=True)
+
+
+def _forget_address(port: int) -> None:
+    """Ray notes the address of a started cluster where later `ray.init` calls look; only `ray stop` would remove it."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    if note.is_file() and note.read_text(encoding="utf-8").strip().endswith(f":{port}"):
+        note.unlink()
 
 
 def _head() -> dict[str, int] | None:
