@@ -25,11 +25,11 @@ movielens: install
 	$(PY) -m clm_ray.data.sources.movielens
 
 format: install
-	$(VENV)/bin/ruff check --fix -q clm_ray jobs tests
-	$(VENV)/bin/ruff format -q clm_ray jobs
+	$(VENV)/bin/ruff check --fix -q clm_ray jobs benchmarks tests
+	$(VENV)/bin/ruff format -q clm_ray jobs benchmarks
 
 lint: install
-	$(VENV)/bin/ruff check clm_ray jobs tests
+	$(VENV)/bin/ruff check clm_ray jobs benchmarks tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 

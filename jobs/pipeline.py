@@ -54,6 +54,7 @@ def _run(shared: list[str], recipe: Recipe, workspace: Workspace, *, port: int) 
         stage(shared)
     print(f"\n=== serve ({time.monotonic() - started:.0f} s)", flush=True)
     from clm_ray.serve.deploy import deploy
+    from clm_ray.train.run import run_name
     from jobs.session import start_ray
 
     start_ray()
@@ -63,12 +64,13 @@ def _run(shared: list[str], recipe: Recipe, workspace: Workspace, *, port: int) 
         show(client, recipe, workspace)
     print(f"\n=== done in {time.monotonic() - started:.0f} s")
     print(f"""
-endpoint      http://127.0.0.1:{port}/docs
-dashboard     http://127.0.0.1:8265
-report        {workspace.evaluations}
-next          python jobs/compact.py --recipe {recipe.name}   (feedback into the log; the next prepare reads it)
-              docs/bring-your-own-log.md      (your own data)
-              make stop                       (take everything down)""")
+endpoint   http://127.0.0.1:{port}/docs
+dashboard  http://127.0.0.1:8265
+data       {workspace.current("datasets") / "report.md"}
+report     {workspace.evaluations / run_name(recipe, workspace.current("datasets")) / "report.md"}
+next       python jobs/compact.py --recipe {recipe.name}     feedback into the log; the next prepare reads it
+           docs/bring-your-own-log.md                      your own data
+           make stop                                       take everything down""")
 
 
 def show(client: Client, recipe: Recipe, workspace: Workspace) -> None:
@@ -77,15 +79,15 @@ def show(client: Client, recipe: Recipe, workspace: Workspace) -> None:
 
     users = pq.read_table(workspace.current("datasets") / "users.parquet", columns=["user_id"]).column("user_id")
     user = users[len(users) // 2].as_py()
-    print(f"\n=== recommend: POST /v1/recommend {{'user_id': {user!r}, 'k': 3}}")
-    first = client.recommend(user, k=3)
-    print(first.model_dump_json(indent=2))
+    print(f"\n=== recommend: POST /v1/recommend {{'user_id': {user!r}, 'k': 3, 'explain': true}}")
+    first = client.recommend(user, k=3, explain=True)
+    print(first.model_dump_json(indent=2, exclude_none=True))
     answer = next(name for name, kind in recipe.event_types.items() if "positive" in kind.roles or kind.positive_from)
     event = {"user_id": user, "event_type": answer, "item_id": first.items[0].item_id, "decision_id": first.decision_id}
     if recipe.event_types[answer].value != "none":
         event["value"] = recipe.event_types[answer].positive_from or 1.0
     print(f"\n=== feedback: POST /v1/events {event}")
-    print(client.events([event]).model_dump_json(indent=2))
+    print(client.events([event]).model_dump_json(indent=2, exclude_none=True))
     second = client.recommend(user, k=3)
     for place, (before, after) in enumerate(zip(first.items, second.items, strict=True), start=1):
         print(f"  place {place}: {before.item_id} {before.probability:.4f} → {after.item_id} {after.probability:.4f}")

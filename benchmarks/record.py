@@ -1,0 +1,44 @@
+"""Every benchmark writes its figures the same way: what, how, where and when."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clm_ray.train.run import git_revision
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "numpy")
+
+
+def record(name: str, figures: dict[str, Any], *, merge: bool = False) -> Path:
+    """Write benchmarks/results/NAME.json; with `merge`, figures of an earlier run that this one lacks stay as they are."""
+    path = RESULTS / f"{name}.json"
+    old = json.loads(path.read_text(encoding="utf-8"))["figures"] if merge and path.is_file() else {}
+    content = {
+        "figures": {**old, **figures},
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "git": git_revision(),
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {package: version(package) for package in _PACKAGES},
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path}")
+    return path
+
+
+def _processor() -> str:
+    for line in (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else ()
+    ):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
