@@ -48,7 +48,8 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, part_BND: Tensor) -> Tensor:
-        return part_BND.view(*part_BND.shape[:2], self.heads, -1).transpose(1, 2)
+        # The width of a head is given, not left to be found: a batch may have no targets.
+        return part_BND.view(*part_BND.shape[:2], self.heads, part_BND.shape[2] // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
