@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 
@@ -16,6 +17,8 @@ def start_ray() -> None:
     for noisy in ("ray.data", "ray.train", "ray.serve", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if not ray.is_initialized():
+        # Ray Data's actor pools make Ray's C++ core print a red "E" line about their own constructor arguments at each use.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
