@@ -10,7 +10,7 @@ from jobs.arguments import open_recipe, parser, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write ROOT/releases/ID and point CURRENT to it."""
+    """Write ROOT/releases/ID and point CURRENT to it; policy, serve and store are those of the recipe given here."""
     options = parser(__doc__ or "")
     options.add_argument("--run", help="run to publish (default: that of this recipe and the current dataset)")
     args = options.parse_args(argv)
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = workspace.current("datasets")
     run = workspace.runs / (args.run or run_name(recipe, dataset))
     evaluation = workspace.evaluations / run.name
-    release = publish(workspace, run=run, dataset=dataset, evaluation=evaluation if evaluation.is_dir() else None)
+    metrics = evaluation if evaluation.is_dir() else None
+    release = publish(workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe)
     with open_store(recipe.store.url or workspace.store_url) as store:
         loaded = fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
     print(f"release {release.id} is current: {len(release.manifest['files'])} files, verified")

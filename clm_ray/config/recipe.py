@@ -27,6 +27,7 @@ from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 
 _LATER = ("description", "evaluate", "lifecycle", "policy", "serve", "store")
+_SERVED = ("policy", "serve", "store")
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
@@ -95,6 +96,10 @@ class Recipe(Section):
         """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store)."""
         text = json.dumps(self.model_dump(mode="json", exclude={*_LATER}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def served_by(self, other: Recipe) -> Recipe:
+        """This recipe with the sections that the endpoint alone reads (policy, serve, store) from `other`."""
+        return self.model_copy(update={name: getattr(other, name) for name in _SERVED})
 
     def to_yaml(self) -> str:
         """The full recipe, every knob spelled out."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.assets import file_digest
 from clm_ray.data.manifest import MANIFEST, read_manifest
@@ -41,10 +42,13 @@ class Release:
         return str(self.manifest["id"])
 
 
-def publish(workspace: Workspace, *, run: Path, dataset: Path, evaluation: Path | None) -> Release:
+def publish(
+    workspace: Workspace, *, run: Path, dataset: Path, evaluation: Path | None, recipe: Recipe | None = None
+) -> Release:
     """Make the model of `run` the workspace's current release. Equal content gives the same release.
 
-    `evaluation`: the folder of its metrics, None to publish without (the manifest says so).
+    `evaluation`: the folder of its metrics, None to publish without (the manifest says so). `recipe`: where the sections policy,
+    serve and store come from, None for those of the run; everything else stays as the model was trained.
     Raises ReleaseError: the model is incomplete, or a file could run code when read.
     """
     files = ModelFolder.open(run / "model")
@@ -52,12 +56,13 @@ def publish(workspace: Workspace, *, run: Path, dataset: Path, evaluation: Path 
     building = workspace.releases / f".building-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(files.folder, building)
-    recipe = files.recipe()
-    _write(building / "policy.json", recipe.policy.model_dump(mode="json"))
+    served = files.recipe() if recipe is None else files.recipe().served_by(recipe)
+    (building / "recipe.yaml").write_text(served.to_yaml(), encoding="utf-8")
+    _write(building / "policy.json", served.policy.model_dump(mode="json"))
     metrics = evaluation / "metrics.json" if evaluation is not None else None
     if metrics is not None and metrics.is_file():
         shutil.copyfile(metrics, building / "metrics.json")
-    manifest = _manifest(building, parents=_parents(run, data), thresholds=data["thresholds"], clock=recipe.serve.clock)
+    manifest = _manifest(building, parents=_parents(run, data), thresholds=data["thresholds"], clock=served.serve.clock)
     folder = workspace.releases / manifest["id"]
     if (folder / MANIFEST).is_file():
         shutil.rmtree(building)
