@@ -27,6 +27,7 @@ def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str,
         "format": FORMAT,
         "files": {name: d for name, d in files.items() if name != "recipe.yaml"},
         "recipe": built_by,
+        "thresholds": content["thresholds"],
     }
     data_id = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
     manifest = {
