@@ -244,11 +244,11 @@ def user_inputs(
     )
 
 
-def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None = None, fill: float = 0) -> Tensor:
-    """[B, longest] or, with `width`, [B, longest, width]; short rows end with `fill`."""
-    longest = max((len(a) for a in arrays), default=0)
+def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None = None, least: int = 0) -> Tensor:
+    """[B, longest] or, with `width`, [B, longest, width]; short rows end with zeros, and `longest` is at least `least`."""
+    longest = max([least, *(len(a) for a in arrays)])
     shape = (len(arrays), longest, width) if width is not None else (len(arrays), longest)
-    out = torch.full(shape, fill, dtype=dtype)
+    out = torch.zeros(shape, dtype=dtype)
     for b, array in enumerate(arrays):
         if len(array):
             out[b, : len(array)] = torch.tensor(array, dtype=dtype)

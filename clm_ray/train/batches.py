@@ -152,13 +152,14 @@ class BatchMaker:
         target = windows.target
         width = len(self.spec.click.chosen)
         dense = [self.spec.click.apply(t["dense"].reshape(len(t["item"]), len(self.spec.click.names))) for t in target]
+        # One column at least: a head without any target would leave some parameters without a gradient, on this rank alone.
         return ClickTargets(
-            pos_BQ=pad([t["pos"] for t in target], torch.int64),
-            item_BQ=pad([at(t["item"]) for t in target], torch.int64),
-            dense_BQS=pad(dense, torch.float32, width=width),
-            label_BQ=pad([t["label"] for t in target], torch.float32),
-            weight_BQ=pad([t["weight"] for t in target], torch.float32),
-            offset_BQ=pad([t["offset"] for t in target], torch.float32),
+            pos_BQ=pad([t["pos"] for t in target], torch.int64, least=1),
+            item_BQ=pad([at(t["item"]) for t in target], torch.int64, least=1),
+            dense_BQS=pad(dense, torch.float32, width=width, least=1),
+            label_BQ=pad([t["label"] for t in target], torch.float32, least=1),
+            weight_BQ=pad([t["weight"] for t in target], torch.float32, least=1),
+            offset_BQ=pad([t["offset"] for t in target], torch.float32, least=1),
         )
 
     def _references(self, windows: Windows) -> ReferenceTargets:
@@ -167,10 +168,10 @@ class BatchMaker:
         names = len(self.spec.retention.names)
         dense = [self.spec.retention.apply(r["dense"].reshape(len(r["bin"]), names)) for r in reference]
         return ReferenceTargets(
-            pos_BR=pad([r["pos"] for r in reference], torch.int64),
-            dense_BRS=pad(dense, torch.float32, width=width),
-            bin_BR=pad([r["bin"] for r in reference], torch.int64),
-            seen_BR=pad([r["censored"] for r in reference], torch.int64),
+            pos_BR=pad([r["pos"] for r in reference], torch.int64, least=1),
+            dense_BRS=pad(dense, torch.float32, width=width, least=1),
+            bin_BR=pad([r["bin"] for r in reference], torch.int64, least=1),
+            seen_BR=pad([r["censored"] for r in reference], torch.int64, least=1),
         )
 
     def _retrieval(
