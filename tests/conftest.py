@@ -1,4 +1,4 @@
-"""Shared fixtures: one Ray session for all integration tests, hubs switched off."""
+"""Shared fixtures: one Ray session for all integration tests, hubs switched off, no time limits on drawn examples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("clm_ray", deadline=None)
+settings.load_profile("clm_ray")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
