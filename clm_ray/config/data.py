@@ -60,9 +60,9 @@ class RetentionConfig(Section):
     """Grid step, days; the grid starts at the day of the log's first event, 00:00 UTC."""
     active_within_days: int = Field(default=91, ge=1)
     """A user is on the grid while the last activity is at most this old, days."""
-    report_days: tuple[int, ...] = (7, 28)
+    report_days: tuple[int, ...] = Field(default=(7, 28), min_length=1)
     """Horizons reported and served, days; each must be the end of a hazard bin."""
-    bin_ends: tuple[int, ...] = (1, 2, 3, 7, 14, 28, 56)
+    bin_ends: tuple[int, ...] = Field(default=(1, 2, 3, 7, 14, 28, 56), min_length=1)
     """Ends of the hazard bins, days (inclusive): 1, 2, 3, 4-7, 8-14, 15-28, 29-56."""
     reason_off: str = ""
     """Said wherever the head is missing."""

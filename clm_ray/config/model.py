@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clm_ray.config.section import Section
 
@@ -50,3 +50,9 @@ class ModelConfig(Section):
     """Off: no text tower (ablation)."""
     use_ids: bool = True
     """Off: no identifier embeddings (ablation)."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self

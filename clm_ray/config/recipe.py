@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import copy
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -83,6 +85,10 @@ class Recipe(Section):
             )
         if self.impressions.negatives == "explicit" and "negative" not in roles and not rated:
             raise ValueError("impressions.negatives explicit needs a type with the role negative or with positive_from")
+        if self.features.max_history <= self.sequences.max_context:
+            raise ValueError(
+                "features.max_history must exceed sequences.max_context: the endpoint keeps no more events"
+            )
         if self.source.kind == "files" and self.source.events is None:
             raise ValueError("source.events is required for kind files")
         return self
@@ -140,11 +146,12 @@ def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from(raw: dict[str, Any], *, overrides: Iterable[str] = ()) -> Recipe:
-    """Check a recipe given as plain data. Raises ConfigError as `load_recipe` does."""
+    """Check a recipe given as plain data, which stays as it is. Raises ConfigError as `load_recipe` does."""
+    changed = copy.deepcopy(raw)
     for override in overrides:
-        _apply(raw, override)
+        _apply(changed, override)
     try:
-        return Recipe.model_validate(raw, strict=False)
+        return Recipe.model_validate(_dates_as_text(changed), strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         more = error.error_count() - 1
@@ -176,3 +183,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError("is a value, not a section", field=f"--set {key}", value=parent, fix="check the key")
         node = child
     node[last] = value
+
+
+def _dates_as_text(value: Any) -> Any:
+    """YAML reads an unquoted 2017-09-24 as a date; sections hold dates as ISO text."""
+    if isinstance(value, dict):
+        return {key: _dates_as_text(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(inner) for inner in value]
+    return value.isoformat() if isinstance(value, dt.date) else value
