@@ -17,17 +17,28 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "numpy")
 
 
-def record(name: str, figures: dict[str, Any], *, merge: bool = False) -> Path:
-    """Write benchmarks/results/NAME.json; with `merge`, figures of an earlier run that this one lacks stay as they are."""
+def record(
+    name: str,
+    figures: dict[str, Any],
+    *,
+    merge: bool = False,
+    command: str | None = None,
+    git: str | None = None,
+    date: str | None = None,
+) -> Path:
+    """Write benchmarks/results/NAME.json; with `merge`, figures of an earlier run that this one lacks stay as they are.
+
+    `command`, `git`, `date`: of what was measured, where that is not this process.
+    """
     path = RESULTS / f"{name}.json"
     old = json.loads(path.read_text(encoding="utf-8"))["figures"] if merge and path.is_file() else {}
     content = {
         "figures": {**old, **figures},
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
-        "git": git_revision(),
+        "command": command or " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "git": git or git_revision(),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {package: version(package) for package in _PACKAGES},
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "date": date or time.strftime("%Y-%m-%d", time.gmtime()),
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
