@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3.11 -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch==2.13.0
-	$(PY) -m pip install -q -c constraints.txt -e ".[demo,dev,tracking]"
+	$(PY) -m pip install -q -c constraints.txt -e ".[demo,dev]"
 	touch $@
 
 quickstart: install
@@ -26,10 +26,11 @@ movielens: install
 
 format: install
 	$(VENV)/bin/ruff check --fix -q clm_ray jobs benchmarks tests
-	$(VENV)/bin/ruff format -q clm_ray jobs benchmarks
+	$(VENV)/bin/ruff format -q clm_ray jobs benchmarks tests
 
 lint: install
 	$(VENV)/bin/ruff check clm_ray jobs benchmarks tests
+	$(VENV)/bin/ruff format --check -q clm_ray jobs benchmarks tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 

@@ -1,6 +1,6 @@
 """A local Ray of our own: start it, stop it, and leave nothing behind.
 
-    python -m jobs.cluster start     a head node on this machine, reachable from this machine only
+    python -m jobs.cluster start     a head node on this machine (dashboard on loopback; its other ports ask for the token)
     python -m jobs.cluster stop      the endpoint first, then the head node; other Rays on the machine are left alone
 
 The head node runs in a process group of its own, whose number is kept in ./workspaces/.ray/head.json.

@@ -68,7 +68,7 @@ endpoint   http://127.0.0.1:{port}/docs
 dashboard  http://127.0.0.1:8265
 data       {workspace.current("datasets") / "report.md"}
 report     {workspace.evaluations / run_name(recipe, workspace.current("datasets")) / "report.md"}
-next       python jobs/compact.py --recipe {recipe.name}     feedback into the log; the next prepare reads it
+next       .venv/bin/python jobs/compact.py --recipe {recipe.name}     feedback into the log; the next prepare reads it
            docs/bring-your-own-log.md                      your own data
            make stop                                       take everything down""")
 

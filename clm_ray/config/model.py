@@ -21,7 +21,7 @@ class EncoderConfig(Section):
     max_tokens: int = Field(default=32, ge=4)
     """Longer texts are cut, tokens."""
     trained_layers: int = Field(default=2, ge=0)
-    """Top layers that are fine-tuned; the output of those below is computed once and cached. 0: frozen. -1 is not needed: name the depth."""
+    """Top layers that are fine-tuned; the output of those below is computed once and cached. 0: frozen; at most the depth of the encoder (its embeddings stay frozen)."""
     items_per_step: int = Field(default=64, ge=0)
     """Gradient budget: texts encoded with gradient per step and worker; 0: all distinct texts of the batch (exact mode)."""
 

@@ -137,7 +137,7 @@ def tokenize(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> Tokens
 
 
 class TextTower(nn.Module):
-    """An encoder whose top `trained_layers` layers are trained; the rest is frozen."""
+    """An encoder whose top `trained_layers` layers are trained; the rest, the embeddings always, is frozen."""
 
     def __init__(self, encoder: nn.Module, *, trained_layers: int, pooling: str) -> None:
         super().__init__()
@@ -155,13 +155,8 @@ class TextTower(nn.Module):
         self.upper = nn.ModuleList(layers[cut:])
         self.pooling = pooling
         self.hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        self.embeddings.requires_grad_(trained_layers == len(layers))
+        self.embeddings.requires_grad_(False)
         self.lower.requires_grad_(False)
-
-    @property
-    def cacheable(self) -> bool:
-        """Whether the output of the lower part stays the same (its embeddings are frozen)."""
-        return not any(p.requires_grad for p in self.embeddings.parameters())
 
     def lower_states(self, ids_XS: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H] after embeddings and frozen layers."""
@@ -199,7 +194,7 @@ def _part(encoder: nn.Module, name: str) -> nn.Module:
         raise ConfigError(
             f"an encoder of type {type(encoder).__name__} has no `{name}`",
             field="model.encoder.name",
-            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ELECTRA, ...)",
+            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ...)",
         )
     return part
 
@@ -210,6 +205,6 @@ def _layers(encoder: nn.Module) -> list[nn.Module]:
         raise ConfigError(
             f"an encoder of type {type(encoder).__name__} has no `encoder.layer`",
             field="model.encoder.name",
-            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ELECTRA, ...)",
+            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ...)",
         )
     return list(layers)

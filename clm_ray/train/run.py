@@ -25,10 +25,10 @@ def run_name(recipe: Recipe, dataset: Path) -> str:
 
 
 def git_revision() -> str:
-    """Commit of the code, "unknown" outside a checkout."""
+    """Commit of the code, marked -dirty with uncommitted changes; "unknown" outside a checkout."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
