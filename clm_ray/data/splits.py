@@ -88,7 +88,10 @@ class SplitPlan:
 
 
 def _id(value: str, numeric: bool) -> int | str:
-    return int(value) if numeric else value
+    """A part of a key. Where the labelled rows have numbers, what is none (no item, an item never labelled) comes first."""
+    if not numeric:
+        return value
+    return int(value) if value.isascii() and value.isdigit() else -1
 
 
 def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int) -> SplitPlan:
