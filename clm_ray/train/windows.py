@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -140,13 +139,3 @@ def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | No
 def training_windows(dataset: Path) -> tuple[WindowSet, WindowSet]:
     """(train, valid)."""
     return open_windows(dataset, TRAIN), open_windows(dataset, VALID)
-
-
-def distinct_train_items(windows: WindowSet) -> NDArray[np.int32]:
-    """Item rows that occur in the windows (context or target)."""
-    seen = [np.empty(0, np.int32)]
-    for chunk in windows.chunks:
-        table = pq.ParquetFile(chunk.path).read_row_group(chunk.group, columns=["ctx_item", "tgt_item"])
-        for name in ("ctx_item", "tgt_item"):
-            seen.append(pc.unique(table.column(name).combine_chunks().flatten()).to_numpy())
-    return np.unique(np.concatenate(seen)).astype(np.int32)

@@ -1,0 +1,83 @@
+"""DeepSpeed settings, parameter groups, learning rates, and the score that chooses the best epoch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+from small_shop import LOOKS, make_shop, small_recipe
+from tiny_bert import write_tiny_bert
+
+from clm_ray.config.model import EncoderConfig
+from clm_ray.config.train import TrainConfig
+from clm_ray.errors import ConfigError
+from clm_ray.model.text import TextTower, load_pretrained
+from clm_ray.train.engine import parameter_groups, rate_factor, settings
+from clm_ray.train.validate import score_of
+
+
+def test_the_recipe_reaches_deepspeed() -> None:
+    found = settings(TrainConfig(zero_stage=2, clip_norm=0.5))
+    assert (found["zero_optimization"], found["gradient_clipping"]) == ({"stage": 2}, 0.5)
+    assert "torch_autocast" not in found
+    assert settings(TrainConfig(use_gpu=True))["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+
+
+def test_further_keys_are_handed_on_beside_ours() -> None:
+    found = settings(
+        TrainConfig(deepspeed={"zero_optimization": {"stage": 1, "contiguous_gradients": True}, "dump_state": True})
+    )
+    assert found["zero_optimization"] == {"stage": 1, "contiguous_gradients": True}
+    assert found["dump_state"] is True
+    assert found["gradient_accumulation_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "field"),
+    [
+        ({"gradient_clipping": 5.0}, "train.deepspeed.gradient_clipping"),
+        ({"zero_optimization": {"stage": 3}}, "train.deepspeed.zero_optimization.stage"),
+        ({"zero_optimization": 3}, "train.deepspeed.zero_optimization"),
+    ],
+)
+def test_a_clash_is_an_error_that_names_key_and_fix(deepspeed: dict[str, object], field: str) -> None:
+    with pytest.raises(ConfigError, match="clashes") as caught:
+        settings(TrainConfig(deepspeed=deepspeed))
+    assert caught.value.field == field
+    assert "train.zero_stage" in caught.value.fix
+
+
+def test_encoder_and_network_have_their_own_rates_and_only_matrices_decay(tmp_path: Path) -> None:
+    encoder, _ = load_pretrained(EncoderConfig(name=str(write_tiny_bert(tmp_path / "bert", LOOKS))))
+    model = make_shop().model(TextTower(encoder, trained_layers=1, pooling="mean"))
+    config = TrainConfig(learning_rate=0.1, encoder_learning_rate=0.01, weight_decay=0.5)
+    groups = parameter_groups(model, config)
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("network", 0.1, 0.5),
+        ("network", 0.1, 0.0),
+        ("tower", 0.01, 0.5),
+        ("tower", 0.01, 0.0),
+    ]
+    assert all((p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"])
+    grouped = [id(p) for g in groups for p in g["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert len(parameter_groups(make_shop().model(), config)) == 2
+
+
+def test_the_rate_rises_and_then_falls_to_a_tenth() -> None:
+    rates = [rate_factor(step, 100, warmup_share=0.2) for step in range(100)]
+    assert rates[:20] == pytest.approx([(s + 1) / 20 for s in range(20)])
+    assert rates[20] == pytest.approx(1.0)
+    assert all(a > b for a, b in itertools.pairwise(rates[20:]))
+    assert rates[60] == pytest.approx(0.55)
+    assert 0.1 < rates[-1] < 0.11
+    assert rate_factor(0, 1, warmup_share=0.0) == 1.0
+
+
+def test_the_score_is_larger_for_the_better_epoch() -> None:
+    metrics = {"click_auc": 0.7, "click_log_loss": 0.4, "retention_auc": math.nan}
+    assert score_of(small_recipe(train={"metric": "click_auc"}), metrics) == 0.7
+    assert score_of(small_recipe(train={"metric": "click_log_loss"}), metrics) == -0.4
+    assert math.isnan(score_of(small_recipe(train={"metric": "retention_auc"}), metrics))
