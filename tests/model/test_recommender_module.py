@@ -83,11 +83,16 @@ def test_training_reaches_every_trained_parameter(shop: SmallShop, trained: tupl
     }
 
 
+@pytest.mark.parametrize("has_trained_texts", [True, False])
 def test_a_rank_without_a_share_gives_zero_gradients_for_every_parameter(
-    shop: SmallShop, trained: tuple[Recommender, BatchMaker]
+    shop: SmallShop, trained: tuple[Recommender, BatchMaker], has_trained_texts: bool
 ) -> None:
     model, maker = trained
     batch = _batch(shop, maker, count=1, rank=1, world=2)
+    if not has_trained_texts:
+        maker.last_trained[batch.texts.cache_row_X.numpy()] = 100
+        batch = _batch(shop, maker, count=1, rank=1, world=2)
+    assert (len(batch.texts.trained_K) > 0) == has_trained_texts
     assert batch.click.weight_BQ.tolist() == [[0.0]]
     assert batch.references.seen_BR.tolist() == [[0]]
     loss, sums = model.train()(batch)
