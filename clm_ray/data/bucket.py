@@ -150,9 +150,9 @@ class BucketBuilder:
         # The candidates of a slot are found again once the sample is drawn: they need not travel.
         light = occasion if occasion.slot is None else replace(occasion, shown_C=None)
         result.test_occasions.append(TestOccasion(rank, user_id, light))
-        if occasion.labels_C is not None and occasion.shown_C is not None:
-            items, labels = occasion.shown_C[test], occasion.labels_C[test]
-            result.impressions.append(impression_row(user_id, occasion, items, labels, kind="shown"))
+        if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
+            row = impression_row(user_id, occasion, occasion.shown_C[test], occasion.labels_C[test], kind="shown")
+            result.impressions.append(row | {"weight": occasion.weights_C[test]})
 
     def _references(self, history: History) -> References:
         activity = history.time_N[self.source.vocabulary.is_activity(history)]

@@ -15,7 +15,7 @@ Shape letters: N events of one user, T targets, C candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ from clm_ray.features.statistics import ItemStatistics, day_of
 @dataclass(frozen=True)
 class Occasion:
     """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows among
-    them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was); `slot`: where the candidates stand."""
+    them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was); `slot`: where the candidates stand;
+    `labels_C`, `weights_C`: of each candidate, where the log has them (negatives explicit)."""
 
     time: int
     kind: str
@@ -40,6 +41,7 @@ class Occasion:
     shown_C: NDArray[np.int32] | None
     weight: float
     labels_C: NDArray[np.float32] | None = None
+    weights_C: NDArray[np.float32] | None = None
     slot: str | None = None
 
 
@@ -106,7 +108,12 @@ class OccasionSource:
             answers = (user.decision_N == decision) & (label_N == 1.0)
             taken = np.unique(history.item_N[answers])
             taken = taken[members(taken, slate)]
-            yield Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0, slot=f"decision:{decision}")
+            found = Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0, slot=f"decision:{decision}")
+            if self.config.negatives == "explicit":
+                # Every row of the log is a target then, and each has a split of its own.
+                labels = np.isin(slate, taken).astype(np.float32)
+                found = replace(found, labels_C=labels, weights_C=np.ones(len(slate), np.float32))
+            yield found
 
     def _explicit(
         self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
@@ -115,9 +122,10 @@ class OccasionSource:
         for group in _runs(history.time_N[where]):
             at = where[group]
             items, labels = history.item_N[at], label_N[at]
-            weight = float(self.vocabulary.weights[history.event_N[at[0]]])
+            weights = self.vocabulary.weights[history.event_N[at]]
+            taken = items[labels == 1]
             yield Occasion(
-                int(history.time_N[at[0]]), "explicit", items[labels == 1], items[labels == 1], items, weight, labels
+                int(history.time_N[at[0]]), "explicit", taken, taken, items, float(weights[0]), labels, weights
             )
 
     def _positive(
@@ -154,8 +162,8 @@ class OccasionSource:
         )
 
     def _sample(self, user_id: str, occasion: Occasion) -> Targets:
-        if occasion.labels_C is not None and occasion.shown_C is not None:
-            return _targets(occasion.time, occasion.shown_C, occasion.labels_C, occasion.weight, 0.0)
+        if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
+            return _targets(occasion.time, occasion.shown_C, occasion.labels_C, occasion.weights_C, 0.0)
         rng = np.random.default_rng([self.seed, hash_of(user_id), occasion.time])
         taken, weight = occasion.taken, occasion.weight
         scale = 1.0
@@ -189,21 +197,29 @@ class OccasionSource:
             return np.empty(0, np.int32)
         drawn = items[np.searchsorted(cumulative, rng.random(count * 3) * cumulative[-1], side="right")]
         fresh = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
-        return fresh[~np.isin(fresh, occasion.taken)][:count]
+        fresh = fresh[~np.isin(fresh, occasion.taken)][:count]
+        if len(fresh) == count:
+            return fresh
+        # A few items had most of the draws: the same draw goes on among the rest.
+        rest = ~np.isin(items, np.concatenate([fresh, occasion.taken]))
+        weight = np.diff(cumulative, prepend=0.0)[rest]
+        missing = min(count - len(fresh), len(weight))
+        more = rng.choice(items[rest], missing, replace=False, p=weight / weight.sum()) if missing else fresh[:0]
+        return np.concatenate([fresh, more])
 
 
 def _targets(
     time: int,
     items: NDArray[np.int32],
     labels: NDArray[np.float32],
-    weight: float | NDArray[np.float64],
+    weight: NDArray[np.float64] | NDArray[np.float32],
     offset: float,
 ) -> Targets:
     count = len(items)
     return Targets(
         items.astype(np.int32),
         labels.astype(np.float32),
-        np.broadcast_to(np.asarray(weight, np.float32), (count,)).copy(),
+        weight.astype(np.float32),
         np.full(count, offset, np.float32),
         np.full(count, time, np.int64),
     )

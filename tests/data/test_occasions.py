@@ -1,0 +1,272 @@
+"""Occasions and their sampled targets: what is asked about at which moment, with which label, weight and offset."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_logs import (
+    HOUR_US,
+    ITEMS,
+    START,
+    TYPES,
+    VOCABULARY,
+    Row,
+    history_of,
+    label_of,
+    moments,
+    numbered,
+    ordered,
+    rows,
+    statistics_of,
+)
+
+from clm_ray.config.data import ImpressionsConfig
+from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
+from clm_ray.data.slots import SlotTable
+from clm_ray.schema import DAY_US
+
+MANY = tuple(f"i{n:02d}" for n in range(40))
+SLOTS = ("front", "back", "empty", None, "nowhere")
+OFFERS = {"front": (1, 2, 3, 4, 5), "back": (2, 6), "empty": (), "decision:d1": (1, 2, 3), "decision:d2": (4, 5, 6)}
+
+
+def slots_of(offers: dict[str, Sequence[int]], ids: Sequence[str] = ITEMS) -> SlotTable:
+    """Slots of item rows; the slot of an empty list exists all the same."""
+    pairs = [(slot, ids[item] if item else "gone") for slot, items in offers.items() for item in items or (0,)]
+    table = pa.table({"slot": [slot for slot, _ in pairs], "item_id": [item for _, item in pairs]})
+    return SlotTable.build(table, pa.table({"item_id": list(ids)}))
+
+
+def source(
+    log: Sequence[Row] = (), *, slots: SlotTable | None = None, seed: int = 0, code: int | None = 5, **config: Any
+) -> OccasionSource:
+    return OccasionSource(
+        ImpressionsConfig(**config), VOCABULARY, slots or slots_of(OFFERS), statistics_of(log), code, seed
+    )
+
+
+def user_of(log: Sequence[Row], user: str = "u1") -> UserEvents:
+    mine = ordered(row for row in log if row.user == user)
+    return UserEvents(
+        user,
+        history_of(mine),
+        np.array([row.slot for row in mine], object),
+        np.array([row.decision for row in mine], object),
+    )
+
+
+def targets_of(found: OccasionSource, log: Sequence[Row]) -> Targets:
+    user = user_of(log)
+    return found.targets(user, found.occasions(user))
+
+
+LOGS = rows(moments(0, 30), slots=SLOTS, max_size=25)
+
+
+@settings(max_examples=40)
+@given(LOGS)
+def test_explicit_targets_are_the_labelled_events_as_they_stand(log: list[Row]) -> None:
+    targets = targets_of(source(negatives="explicit"), log)
+    found = Counter(
+        zip(
+            targets.time_T.tolist(),
+            targets.item_T.tolist(),
+            targets.label_T.tolist(),
+            targets.weight_T.tolist(),
+            strict=True,
+        )
+    )
+    assert found == Counter(
+        (row.time, row.item, label_of(row), TYPES[row.type].get("weight", 1.0))
+        for row in log
+        if row.user == "u1" and label_of(row) is not None
+    )
+    assert (targets.offset_T == 0).all()
+    assert (np.diff(targets.time_T) >= 0).all()
+
+
+def test_each_explicit_target_has_the_weight_of_its_own_type() -> None:
+    log = [Row("u1", START, "skip", 1), Row("u1", START, "purchase", 1), Row("u1", START, "rating", 2, 5.0)]
+    targets = targets_of(source(negatives="explicit"), numbered(log))
+    assert targets.label_T.tolist() == [0, 1, 1]
+    assert targets.weight_T.tolist() == [0.5, 1.0, 2.0]
+
+
+@settings(max_examples=40)
+@given(LOGS, st.integers(1, 4), st.integers(1, 4))
+def test_availability_asks_about_what_was_on_offer(log: list[Row], count: int, cap: int) -> None:
+    found = source(negatives="availability", per_occasion=count, positives_per_occasion=cap)
+    user = user_of(log)
+    occasions = {occasion.time: occasion for occasion in found.occasions(user)}
+    bought: dict[int, list[Row]] = {}
+    for row in ordered(row for row in log if row.user == "u1" and label_of(row) == 1.0):
+        bought.setdefault(row.time, []).append(row)
+    expected = {time: group for time, group in bought.items() if OFFERS.get(group[0].slot or "")}
+    assert sorted(occasions) == sorted(expected)
+    for time, group in expected.items():
+        offer, basket = OFFERS[group[0].slot or ""], {row.item for row in group}
+        occasion = occasions[time]
+        assert occasion.shown_C is not None
+        assert tuple(occasion.shown_C) == offer
+        assert set(occasion.taken) == basket & set(offer)
+        assert set(occasion.chosen) == basket
+        check_sample(found.targets(user, [occasion]), occasion, count=count, cap=cap)
+
+
+def check_sample(targets: Targets, occasion: Occasion, *, count: int, cap: int) -> None:
+    assert occasion.shown_C is not None
+    positive = targets.label_T == 1
+    others = set(occasion.shown_C) - set(occasion.taken)
+    positives, negatives = targets.item_T[positive].tolist(), targets.item_T[~positive].tolist()
+    assert set(positives) <= set(occasion.taken)
+    assert set(negatives) <= others
+    assert len(positives) == len({*positives}) == min(cap, len(occasion.taken))
+    assert len(negatives) == len({*negatives}) == min(count, len(others))
+    # One offset for all: what the model learns must not depend on the outcome.
+    offset = -math.log(min(count, len(others)) / len(others)) if others else 0.0
+    np.testing.assert_allclose(targets.offset_T, offset, atol=1e-6)
+    np.testing.assert_allclose(targets.weight_T[positive].sum(), len(occasion.taken) * occasion.weight, rtol=1e-6)
+    assert (targets.weight_T[~positive] == occasion.weight).all()
+    assert (targets.time_T == occasion.time).all()
+
+
+def many_bought(taken: int, *, slot: str | None = "front") -> list[Row]:
+    return numbered(Row("u1", START, "purchase", item, slot=slot) for item in range(1, taken + 1))
+
+
+def test_each_negative_is_kept_with_the_share_that_the_offset_says() -> None:
+    everything = slots_of({"front": range(1, 40)}, ids=MANY)
+    log, kept, draws = many_bought(9), Counter[int](), 600
+    for seed in range(draws):
+        made = source(slots=everything, negatives="availability", per_occasion=6, positives_per_occasion=3, seed=seed)
+        targets = targets_of(made, log)
+        kept.update(targets.item_T.tolist())
+        share = math.exp(-float(targets.offset_T[0]))
+        assert share == pytest.approx(6 / 30, rel=1e-6)
+        weight = float(targets.weight_T[targets.label_T == 1][0])
+        assert weight == pytest.approx(9 / 3)
+    # Four standard errors of a share over all draws.
+    for items, expected in ((range(1, 10), 1 / weight), (range(10, 40), share)):
+        for item in items:
+            assert abs(kept[item] / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
+
+
+@settings(max_examples=40)
+@given(rows(moments(0, 10 * 24), max_size=25), st.integers(1, 6))
+def test_popular_negatives_were_known_before_the_day_and_not_taken(log: list[Row], count: int) -> None:
+    found = source(log, negatives="popularity", per_occasion=count)
+    user = user_of(log)
+    for occasion in found.occasions(user):
+        assert (occasion.kind, occasion.shown_C, occasion.slot) == ("popularity", None, None)
+        bought = {r.item for r in log if r.user == "u1" and r.time == occasion.time and label_of(r) == 1.0}
+        assert set(occasion.taken) == set(occasion.chosen) == bought
+        targets = found.targets(user, [occasion])
+        negatives = targets.item_T[targets.label_T == 0].tolist()
+        day = occasion.time // DAY_US
+        known = {r.item for r in log if label_of(r) is not None and r.time // DAY_US < day}
+        assert set(negatives) <= known - bought
+        assert len(negatives) == len({*negatives}) == min(count, len(known - bought))
+        assert set(targets.item_T[targets.label_T == 1]) == bought
+        assert (targets.offset_T == 0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_popular_negatives_are_drawn_by_their_power(alpha: float) -> None:
+    counts = {1: 1, 2: 4, 3: 9, 4: 30}
+    log = numbered(Row("u2", START, "skip", item) for item, n in counts.items() for _ in range(n))
+    bought = Occasion(START + DAY_US, "popularity", np.array([4], np.int32), np.array([4], np.int32), None, 1.0)
+    made, random = source(log, negatives="popularity", alpha=alpha), np.random.default_rng(0)
+    first = Counter(int(made.draw_popular(bought, count=1, rng=random)[0]) for _ in range(1000))
+    total = sum(n**alpha for item, n in counts.items() if item != 4)
+    assert counts[3] == 3**2
+    for item in (1, 2, 3):
+        share = counts[item] ** alpha / total
+        assert abs(first[item] / 1000 - share) < 4 * math.sqrt(share * (1 - share) / 1000)
+    assert 4 not in first
+
+
+def test_nothing_popular_is_known_on_the_first_day() -> None:
+    log = many_bought(2, slot=None)
+    assert targets_of(source(log, negatives="popularity"), log).label_T.tolist() == [1, 1]
+
+
+SLATE = numbered(
+    [
+        Row("u1", START + 2 * HOUR_US, "impression", 0, decision="d1"),
+        Row("u1", START + 3 * HOUR_US, "purchase", 2, slot="front", decision="d1"),
+        Row("u1", START + 4 * HOUR_US, "purchase", 6, slot="front", decision="d1"),
+        Row("u1", START + 5 * HOUR_US, "skip", 3, decision="d1"),
+        Row("u1", START + 6 * HOUR_US, "impression", 0, decision="d2"),
+        Row("u1", START + 7 * HOUR_US, "purchase", 1, slot="front"),
+        Row("u1", START + 8 * HOUR_US, "purchase", 4, slot="front", decision="unknown"),
+        Row("u1", START + 9 * HOUR_US, "impression", 0, decision="unknown"),
+        Row("u1", START + 9 * HOUR_US, "impression", 0),
+    ]
+)
+
+
+@pytest.mark.parametrize("negatives", ["explicit", "availability", "popularity"])
+def test_a_served_slate_is_an_occasion_of_its_own_moment(negatives: str) -> None:
+    found = source(negatives=negatives, per_occasion=1, positives_per_occasion=1)
+    user = user_of(SLATE)
+    decisions = [occasion for occasion in found.occasions(user) if occasion.kind == "decision"]
+    assert [(o.time, o.slot) for o in decisions] == [
+        (START + 2 * HOUR_US, "decision:d1"),
+        (START + 6 * HOUR_US, "decision:d2"),
+    ]
+    targets = found.targets(user, decisions)
+    # All of the slate, whatever the sampling of others; what was bought beside it is no answer to it.
+    asked = sorted(zip(targets.time_T.tolist(), targets.item_T.tolist(), targets.label_T.tolist(), strict=True))
+    first, second = START + 2 * HOUR_US, START + 6 * HOUR_US
+    assert asked == [(first, 1, 0), (first, 2, 1), (first, 3, 0), (second, 4, 0), (second, 5, 0), (second, 6, 0)]
+    assert set(targets.weight_T) == {1.0}
+    assert set(targets.offset_T) == {0.0}
+
+
+@pytest.mark.parametrize("negatives", ["explicit", "availability", "popularity"])
+def test_answers_are_asked_about_once(negatives: str) -> None:
+    """What answers a known slate is no occasion of its own; what names an unknown one is an event like others."""
+    times = [o.time for o in source(negatives=negatives).occasions(user_of(SLATE)) if o.kind != "decision"]
+    assert times == [START + 7 * HOUR_US, START + 8 * HOUR_US]
+
+
+def test_a_recipe_without_the_impression_event_has_no_slates() -> None:
+    kinds = {o.kind for o in source(negatives="availability", code=None).occasions(user_of(SLATE))}
+    assert kinds == {"availability"}
+
+
+def test_another_user_does_not_answer() -> None:
+    log = [*SLATE, Row("u2", START + 3 * HOUR_US, "purchase", 1, decision="d1", number=99)]
+    [decision, *_] = source(negatives="explicit").occasions(user_of(log))
+    assert decision.taken.tolist() == [2]
+
+
+def test_draws_depend_on_seed_user_and_moment_alone() -> None:
+    everything = slots_of({"front": range(1, 40)}, ids=MANY)
+    log = [*many_bought(2), *(row._replace(time=START + DAY_US, number=50 + row.number) for row in many_bought(3))]
+
+    def drawn(seed: int = 0, user: str = "u1", which: slice = slice(None)) -> list[list[int]]:
+        made = source(slots=everything, negatives="availability", seed=seed)
+        events = user_of([row._replace(user=user) for row in log], user)
+        return [made.targets(events, [occasion]).item_T.tolist() for occasion in made.occasions(events)[which]]
+
+    assert drawn() == drawn()
+    assert drawn(which=slice(1, 2)) == drawn()[1:]
+    first, second = drawn()
+    assert first[2:] != second[3:]
+    assert drawn(seed=1) != drawn() != drawn(user="u2")
+
+
+def test_a_user_without_events_has_no_occasions() -> None:
+    found = source(negatives="availability")
+    nobody = user_of([])
+    assert found.occasions(nobody) == []
+    assert len(found.targets(nobody, [])) == 0
