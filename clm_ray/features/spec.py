@@ -7,7 +7,7 @@ Shape letters: Q queries, F all features, S selected features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -95,27 +95,48 @@ class FeatureSource:
 
     def retention(self, history: History, time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [Q, F] in the order of `retention_feature_names`."""
-        return user_features(
-            history,
-            time_Q,
-            vocabulary=self.vocabulary,
-            residual_N=self.residuals(history),
-            windows_days=self.recipe.features.windows_days,
-            prior=self.recipe.features.prior_strength,
-        )
+        dense = np.empty((len(time_Q), len(retention_feature_names(self.recipe))), np.float32)
+        for part, at in self._reach(history, time_Q):
+            dense[at] = self._user(part, time_Q[at], self.residuals(part))
+        return dense
 
     def click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [Q, F] in the order of `click_feature_names`."""
-        residual_N = self.residuals(history)
-        moments, where = np.unique(time_Q, return_inverse=True)
-        user = user_features(
+        dense = np.empty((len(time_Q), len(click_feature_names(self.recipe))), np.float32)
+        for part, at in self._reach(history, time_Q):
+            dense[at] = self._click(part, item_Q[at], time_Q[at])
+        return dense
+
+    def _reach(
+        self, history: History, time_Q: NDArray[np.int64]
+    ) -> Iterator[tuple[History, slice | NDArray[np.bool_]]]:
+        """(the part of the history that features may look at, the queries it is for): `max_history` events before each."""
+        reach = self.recipe.features.max_history
+        if len(history) <= reach:
+            yield history, slice(None)
+            return
+        before_Q = np.searchsorted(history.time_N, time_Q, side="left")
+        if (before_Q <= reach).any():
+            yield history.slice(0, reach), before_Q <= reach
+        for before in np.unique(before_Q[before_Q > reach]).tolist():
+            yield history.slice(before - reach, before), before_Q == before
+
+    def _user(
+        self, history: History, time_Q: NDArray[np.int64], residual_N: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return user_features(
             history,
-            moments,
+            time_Q,
             vocabulary=self.vocabulary,
             residual_N=residual_N,
             windows_days=self.recipe.features.windows_days,
             prior=self.recipe.features.prior_strength,
         )
+
+    def _click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
+        residual_N = self.residuals(history)
+        moments, where = np.unique(time_Q, return_inverse=True)
+        user = self._user(history, moments, residual_N)
         pair = pair_features(
             history,
             item_Q,
