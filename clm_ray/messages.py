@@ -91,6 +91,8 @@ Context = Annotated[
     Field(max_length=MAX_CONTEXT),
 ]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Value = Annotated[float, Field(ge=-3e38, le=3e38)]
+"""Histories hold it as a 32-bit float."""
 
 
 class Ask(BaseModel):
@@ -116,7 +118,7 @@ class RecentEvent(Ask):
     """Null for an event without an item."""
     timestamp: Time | None = None
     """Null: a moment before the request."""
-    value: float | None = None
+    value: Value | None = None
     """Amount or rating, as the event type says."""
 
 
@@ -275,7 +277,7 @@ class Event(Ask):
     """Null for an event without an item. An item that is not in the catalogue is kept, and noted."""
     timestamp: Time | None = None
     """Null: now. Late events land in their place in the history."""
-    value: float | None = None
+    value: Value | None = None
     """Amount or rating, as the event type says."""
     decision_id: Name | None = None
     """The recommendation that this event answers."""

@@ -16,6 +16,9 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 DAY_US = 86_400_000_000
 """Microseconds per day."""
 
+LARGEST_VALUE = 3e38
+"""Largest size of an event's value: histories hold it as a 32-bit float."""
+
 EVENTS = pa.schema(
     [
         pa.field("event_id", pa.string(), nullable=False),

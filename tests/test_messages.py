@@ -81,6 +81,14 @@ def test_an_event_needs_its_id_so_that_a_retry_cannot_double_it() -> None:
     assert caught.value.errors()[0]["loc"] == ("event_id",)
 
 
+def test_a_value_that_a_history_cannot_hold_is_refused() -> None:
+    event = {"event_id": "1", "user_id": "u", "event_type": "click"}
+    assert Event.model_validate(event | {"value": 1e30}).value == 1e30
+    with pytest.raises(ValidationError) as caught:
+        Event.model_validate(event | {"value": 1e39})
+    assert caught.value.errors()[0]["loc"] == ("value",)
+
+
 def test_a_batch_is_bounded_but_its_events_are_left_to_their_own_verdicts() -> None:
     assert EventsRequest.model_validate({"events": [{"nonsense": 1}, 7]}).events == [{"nonsense": 1}, 7]
     for events in ([], [{}] * (MAX_EVENTS + 1), {}, None):

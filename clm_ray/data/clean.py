@@ -24,7 +24,7 @@ from clm_ray.data.duplicates import DIGEST, content_digest, partition_of
 from clm_ray.data.normalise import as_ids, as_numbers, as_text, map_of
 from clm_ray.data.times import TimeUnit, check_timezone, parse_times
 from clm_ray.errors import ConfigError
-from clm_ray.schema import DAY_US, EVENTS
+from clm_ray.schema import DAY_US, EVENTS, LARGEST_VALUE
 
 BROKEN_LINE = "broken line"
 MISSING_USER = "missing user_id"
@@ -108,6 +108,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
     kind = _event_types(raw, rules=rules)
     time = parse_times(_column(raw, "timestamp"), timezone=rules.timezone, unit=rules.time_unit)
     value = as_numbers(_column(raw, "value"), name="value")
+    value = pc.if_else(pc.less_equal(pc.abs(value), LARGEST_VALUE), value, None)
     time_N = pc.fill_null(time, rules.earliest_us).to_numpy(zero_copy_only=False)
     checks = (
         (INEXACT_ID, pc.or_(user_inexact, item_inexact)),

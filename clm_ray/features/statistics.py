@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,13 +53,12 @@ class ItemStatistics:
         day = np.concatenate([days.astype(np.int32), day])
         order = np.lexsort((day, item))
         item, day = item[order], day[order]
-        first = np.flatnonzero(np.r_[True, item[1:] != item[:-1]]) if len(item) else np.empty(0, np.int64)
-        lengths = np.diff(np.r_[first, len(item)])
-        cumulative = []
-        for v in values:
-            running = np.cumsum(v[order])
-            before = np.repeat(running[first] - v[order][first], lengths) if len(item) else running
-            cumulative.append(running - before)
+        edges = np.flatnonzero(np.diff(item, prepend=-1, append=-1)).tolist()
+        cumulative = [v[order] for v in values]
+        # Item by item: a sum that runs on through all items would carry the rounding of one item's days into another's.
+        for start, stop in pairwise(edges):
+            for v in cumulative:
+                np.cumsum(v[start:stop], out=v[start:stop])
         return ItemStatistics(
             item, day, cumulative[0].astype(np.float32), cumulative[1].astype(np.float32), cumulative[2]
         )

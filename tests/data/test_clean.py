@@ -83,6 +83,7 @@ def test_a_clean_row(rules):
         ({"event_type": None}, clean.UNKNOWN_TYPE),
         ({"value": "NaN"}, clean.NO_NUMBER),
         ({"value": None}, clean.NO_NUMBER),
+        ({"value": "-1e39"}, clean.NO_NUMBER),
         ({"value": "cheap", "event_type": "rated"}, clean.NO_NUMBER),
         ({"item_id": None}, clean.MISSING_ITEM),
         ({"item_id": "", "event_type": "shown"}, clean.MISSING_ITEM),

@@ -70,3 +70,10 @@ def test_an_unknown_item_has_the_rate_of_all_and_an_empty_log_one_half() -> None
 
 def test_days_are_utc_days_before_1970_too() -> None:
     assert day_of(np.array([-1, 0, DAY_US - 1, DAY_US])).tolist() == [-1, 0, 0, 1]
+
+
+def test_one_absurd_price_spoils_its_own_item_alone() -> None:
+    item, day = np.array([1, 2, 2], np.int32), np.array([3, 1, 2], np.int32)
+    ones = np.ones(3)
+    found = ItemStatistics.from_daily(item, day, ones, ones, np.array([1e30, 5.0, 7.0]))
+    assert found.mean_total(np.array([2, 2], np.int32), np.array([2, 3])).tolist() == [5.0, 6.0]
