@@ -46,6 +46,10 @@ class EventVocabulary:
         return np.array(["context" in t.roles for t in self.types.values()], bool)
 
     @cached_property
+    def _counts(self) -> NDArray[np.bool_]:
+        return np.array([bool(t.roles) or t.positive_from is not None for t in self.types.values()], bool)
+
+    @cached_property
     def _amount(self) -> NDArray[np.bool_]:
         return np.array([t.value == "amount" for t in self.types.values()], bool)
 
@@ -74,6 +78,10 @@ class EventVocabulary:
     def is_context(self, history: History) -> NDArray[np.bool_]:
         """bool_N: the user tower sees the event."""
         return self._context[history.event_N]
+
+    def counts(self, history: History) -> NDArray[np.bool_]:
+        """bool_N: the event is the user's. One without any role (a slate that was shown) is a fact of the log alone."""
+        return self._counts[history.event_N]
 
     def labels(self, history: History) -> NDArray[np.float32]:
         """float32_N: 1 positive, 0 negative, NaN no label (or no item)."""

@@ -110,7 +110,11 @@ class FeatureSource:
     def _reach(
         self, history: History, time_Q: NDArray[np.int64]
     ) -> Iterator[tuple[History, slice | NDArray[np.bool_]]]:
-        """(the part of the history that features may look at, the queries it is for): `max_history` events before each."""
+        """(the part of the history that features may look at, the queries it is for): `max_history` events before each.
+
+        Events without a role are not looked at: the endpoint does not know of its slates until they come back with the log.
+        """
+        history = history.select(self.vocabulary.counts(history))
         reach = self.recipe.features.max_history
         if len(history) <= reach:
             yield history, slice(None)

@@ -23,6 +23,7 @@ from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import ItemStatistics
+from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
 
@@ -35,20 +36,25 @@ TABLES = ("items.parquet", "users.parquet", "item_statistics.parquet", "features
 
 @dataclass(frozen=True)
 class Description:
-    """model.json: shapes and the user vocabulary."""
+    """model.json: shapes, the user vocabulary, the calibration of click probabilities."""
 
     sizes: Sizes
     users: UserTable
+    calibration: Calibration = IDENTITY
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"sizes": asdict(self.sizes), "users": asdict(self.users)}
+        return {
+            "sizes": asdict(self.sizes),
+            "users": asdict(self.users),
+            "calibration": asdict(self.calibration),
+        }
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Description:
         """Inverse of `to_dict`."""
         users = {name: tuple(values) for name, values in raw["users"].items()}
-        return Description(Sizes(**raw["sizes"]), UserTable(**users))
+        return Description(Sizes(**raw["sizes"]), UserTable(**users), Calibration(**raw["calibration"]))
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], description: Description) -> None:

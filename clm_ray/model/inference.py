@@ -25,6 +25,7 @@ from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource, FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES, token_values
+from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import ModelFolder, columns_of
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, UserInputs, survival_from
@@ -66,12 +67,14 @@ class Scorer:
         spec: FeatureSpec,
         users: UserTable,
         columns: dict[str, tuple[dict[str, str], dict[str, float]]],
+        calibration: Calibration = IDENTITY,
     ) -> None:
         self.recipe = recipe
         self.network = network.eval()
         self.source = source
         self.spec = spec
         self._item_ID = torch.from_numpy(np.array(item_ID))
+        self.calibration = calibration
         self._users = users
         self._columns = columns
 
@@ -80,7 +83,7 @@ class Scorer:
         """Open a model folder or a release. Raises ReleaseError where a file is missing. Sets torch's thread count."""
         torch.set_num_threads(threads)
         files = ModelFolder.open(folder)
-        recipe = files.recipe()
+        recipe, description = files.recipe(), files.description()
         vocabulary = EventVocabulary(recipe.event_types)
         table = files.users()
         columns = dict(
@@ -96,7 +99,8 @@ class Scorer:
             item_ID=files.item_vectors(),
             source=FeatureSource(recipe, vocabulary, files.catalogue(), files.statistics()),
             spec=files.features(),
-            users=files.description().users,
+            users=description.users,
+            calibration=description.calibration,
             columns=columns,
         )
 
@@ -116,7 +120,8 @@ class Scorer:
         if not requests:
             return []
         reach = self.recipe.sequences.max_context
-        histories = [r.history.before(r.time).tail(self.recipe.features.max_history) for r in requests]
+        past = [r.history.before(r.time) for r in requests]
+        histories = [h.select(self.vocabulary.counts(h)).tail(self.recipe.features.max_history) for h in past]
         contexts, values = zip(*(self._context(h, reach) for h in histories), strict=True)
         users = user_inputs(
             items=[c.item_N.astype(np.int64) for c in contexts],
@@ -169,7 +174,7 @@ class Scorer:
             target = self._item_ID[torch.from_numpy(rows[cut].astype(np.int64))][None]
             pos = torch.full((1, target.shape[1]), last)
             logit = self.network.click_logits(token, profile.expand(target.shape), pos, target, dense[cut][None])
-            parts.append(torch.sigmoid(logit[0]))
+            parts.append(torch.sigmoid(self.calibration.slope * logit[0] + self.calibration.intercept))
         return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
 
     @torch.inference_mode()

@@ -120,7 +120,7 @@ def _profile(
         monetary={str(days): amount for days, amount in habits.monetary.items()},
         tenure_days=habits.tenure_days,
         interests=[Interest(category=name, weight=min(weight, 1.0)) for name, weight in liked],
-        events=len(request.history),
+        events=int(scorer.vocabulary.counts(request.history).sum()),
     )
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.errors import TrainError
+from clm_ray.model.calibration import Calibration
 from clm_ray.train.batches import BatchMaker, Popularity
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.narrate import tell
 from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
-from clm_ray.train.validate import score_of, validate
+from clm_ray.train.validate import Validation, score_of, validate
 from clm_ray.train.windows import WindowSet, training_windows
 
 TAG = "state"
@@ -132,9 +133,9 @@ class Worker:
             started = time.monotonic()
             losses = self._epoch(self.progress.epoch)
             self._refresh()
-            metrics = self._validate()
-            self._account(losses, metrics, seconds=time.monotonic() - started)
-            self._checkpoint(metrics)
+            validation = self._validate()
+            self._account(losses, validation, seconds=time.monotonic() - started)
+            self._checkpoint(validation.metrics)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         config = self.recipe.train
@@ -199,14 +200,14 @@ class Worker:
         )
         model.cache_ZH = torch.from_numpy(vectors).to(self.device)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> Validation:
         return validate(
             self.assembled.model, self.valid, self.maker, rank=self.rank, world=self.world, device=self.device
         )
 
-    def _account(self, losses: dict[str, float], metrics: dict[str, float], *, seconds: float) -> None:
+    def _account(self, losses: dict[str, float], validation: Validation, *, seconds: float) -> None:
         """Write down the epoch, keep the model if it is the best so far, decide whether to go on."""
-        progress = self.progress
+        progress, metrics = self.progress, validation.metrics
         progress.epoch += 1
         score = score_of(self.recipe, metrics)
         better = progress.best is None or math.isnan(score) or score > progress.best
@@ -223,15 +224,17 @@ class Worker:
             line = f"epoch {progress.epoch}/{self.recipe.train.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
             tell(self.model_folder.parent, line)
         if better:
-            self._export()
+            self._export(validation.calibration)
 
-    def _export(self) -> None:
+    def _export(self, calibration: Calibration) -> None:
         state = full_state(self.engine, self.assembled.model)
         vectors = item_vectors(self.assembled, self.prepared, self.assembled.model.cache_ZH)
         if self.rank == 0:
             export_model(
                 self.model_folder,
-                assembled=self.assembled,
+                assembled=replace(
+                    self.assembled, description=replace(self.assembled.description, calibration=calibration)
+                ),
                 prepared=self.prepared,
                 state=state,
                 vectors=vectors,
