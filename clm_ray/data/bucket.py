@@ -105,7 +105,7 @@ class BucketBuilder:
             body=self.recipe.sequences.body,
         )
         self._sample(user, targets, split, target_dense, kept, reference_dense, result)
-        self._interactions(user, result)
+        self._interactions(user, self._train_end(targets, split, shown), result)
 
     def _targets(self, user: UserEvents) -> tuple[Targets, NDArray[np.int32], list[tuple[Occasion, NDArray[np.int32]]]]:
         """(train and valid targets, their split, the other occasions with the split of each of their candidates)."""
@@ -199,11 +199,20 @@ class BucketBuilder:
             rate[1] += float(targets.label_T[split == s].sum())
             rate[2] += float(targets.offset_T[split == s].sum())
 
-    def _interactions(self, user: UserEvents, result: BucketResult) -> None:
+    def _train_end(
+        self, targets: Targets, split: NDArray[np.int32], shown: list[tuple[Occasion, NDArray[np.int32]]]
+    ) -> int:
+        """The moment before which all of a user's events are train."""
+        if self.plan.config.refit:
+            return self.plan.log_end
+        if self.plan.config.protocol != "per_user":
+            return self.plan.train_end
+        later = [int(targets.time_T[split != TRAIN].min(initial=self.plan.log_end))]
+        return min(later + [occasion.time for occasion, which in shown if (which != TRAIN).any()])
+
+    def _interactions(self, user: UserEvents, train_end: int, result: BucketResult) -> None:
         history = user.history
-        liked = (self.source.vocabulary.labels(history) == 1.0) & (
-            self.plan.config.refit | (history.time_N < self.plan.train_end)
-        )
+        liked = (self.source.vocabulary.labels(history) == 1.0) & (history.time_N < train_end)
         items, where, count = np.unique(history.item_N[liked], return_inverse=True, return_counts=True)
         weight = np.bincount(where, self.source.vocabulary.weights[history.event_N[liked]], minlength=len(items))
         result.interactions.append((user.user_id, items, weight.astype(np.float32), count.astype(np.int32)))

@@ -51,7 +51,10 @@ class SplitPlan:
     numeric_items: bool = False
 
     def of_targets(self, user: str, time_T: NDArray[np.int64], items: Sequence[str]) -> NDArray[np.int32]:
-        """int32_T: split of each target of one user; for per_user the rows must be all labelled rows of the user."""
+        """int32_T: split of each target of one user; for per_user the rows must be all labelled rows of the user.
+
+        `items`: ids of the target's item; empty for an occasion as a whole.
+        """
         if self.config.refit:
             return np.zeros(len(time_T), np.int32)
         if self.config.protocol == "per_user":
@@ -64,7 +67,8 @@ class SplitPlan:
                 continue
             for t in np.flatnonzero(time_T == moment).tolist():
                 key = (int(time_T[t]), _id(user, self.numeric_users), _id(items[t], self.numeric_items))
-                if key < cut:
+                parts = 3 if items[t] else 2  # an occasion without an item is split whole, by time and user
+                if key[:parts] < cut[:parts]:
                     split[t] = min(split[t], below)
         return split
 
@@ -88,7 +92,7 @@ class SplitPlan:
 
 
 def _id(value: str, numeric: bool) -> int | str:
-    """A part of a key. Where the labelled rows have numbers, what is none (no item, an item never labelled) comes first."""
+    """A part of a key. Where the labelled rows have numbers, an id that is none (it was never labelled) comes first."""
     if not numeric:
         return value
     return int(value) if value.isascii() and value.isdigit() else -1

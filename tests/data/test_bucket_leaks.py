@@ -1,0 +1,114 @@
+"""What the build writes about a moment does not depend on what came at or after it: two logs that part at t agree before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_bucket import Target, build, references_of, targets_of
+from made_logs import DAYS, HOUR_US, START, TRAIN_END, VALID_END, Row, moments, recipe, rows
+
+from clm_ray.data.bucket import BucketResult
+from clm_ray.schema import DAY_US, TRAIN
+
+LOG_END = START + (DAYS + 8) * DAY_US
+SLOTS = ("front", "back", None)
+SOURCES: list[dict[str, Any]] = [
+    {"negatives": "explicit"},
+    {"negatives": "availability", "per_occasion": 2},
+    {"negatives": "popularity", "per_occasion": 2},
+]
+
+
+def forks(t: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, list[Row], list[Row]]]:
+    """(t, a log, another log): equal before t. With slates served before t whose answers come at any time."""
+
+    @st.composite
+    def draw_fork(draw: st.DrawFn) -> tuple[int, list[Row], list[Row]]:
+        moment = draw(t)
+        past = [
+            *draw(rows(moments(0, 24 * DAYS), slots=SLOTS, max_size=16)),
+            *(
+                Row("u1", START + draw(st.integers(0, 600)) * HOUR_US, "impression", 0, decision=d)
+                for d in ("d1", "d2")
+            ),
+        ]
+        past = [row for row in past if row.time < moment]
+        near = st.one_of(st.just(moment), st.integers(0, 30 * 24).map(lambda hour: moment + hour * HOUR_US))
+        answers = st.builds(
+            lambda time, item, decision: Row("u1", time, "purchase", item, 1.0, decision=decision),
+            near,
+            st.integers(1, 6),
+            st.sampled_from(["d1", "d2"]),
+        )
+        futures = [[*draw(rows(near, slots=SLOTS, max_size=6)), *draw(st.lists(answers, max_size=2))] for _ in range(2)]
+        logs = ([row._replace(number=n) for n, row in enumerate([*future, *past], 1)] for future in futures)
+        return moment, *logs
+
+    return draw_fork()
+
+
+def past_of(result: BucketResult, t: int) -> tuple[list[Target], list[Any]]:
+    """Targets before t; of the references up to t what is known then: their labels may look further."""
+    targets = [target for target in targets_of(result) if target.time < t]
+    return targets, [(r.user, r.time, r.split, r.dense, r.context) for r in references_of(result) if r.time <= t]
+
+
+@pytest.mark.parametrize("impressions", SOURCES, ids=lambda config: str(config["negatives"]))
+@settings(max_examples=15)
+@given(data=st.data())
+def test_targets_and_references_do_not_see_the_future(impressions: dict[str, Any], data: st.DataObject) -> None:
+    t, *logs = data.draw(forks(moments(24, 30 * 24)))
+    made = recipe(impressions=impressions)
+    (targets, references), (other_targets, other_references) = (
+        past_of(build(log, made, log_end=LOG_END), t) for log in logs
+    )
+    slate_times = {row.time for row in logs[0] if row.type == "impression"}
+
+    def known(target: Target) -> Target:
+        return target._replace(label=0.0) if target.time in slate_times else target
+
+    assert sorted(map(known, targets)) == sorted(map(known, other_targets))
+    assert references == other_references
+
+
+@settings(max_examples=20)
+@given(forks(st.just(TRAIN_END)))
+def test_training_does_not_see_the_later_splits(fork: tuple[int, list[Row], list[Row]]) -> None:
+    """Labels of references, the rows that features are selected by, thresholds and X: all of the training period alone."""
+    _, *logs = fork
+    answered = {row.decision for log in logs for row in log if row.decision and row.time >= TRAIN_END}
+    logs = [[row for row in log if row.decision not in answered] for log in logs]
+    seen = []
+    for log in logs:
+        result = build(log, recipe(), log_end=LOG_END)
+        seen.append(
+            {
+                "targets": [target for target in targets_of(result) if target.split == TRAIN],
+                "references": [repr(r) for r in references_of(result) if r.split == TRAIN],
+                "click_sample": _filled(result.click_sample),
+                "retention_sample": _filled(result.retention_sample),
+                "gaps": sorted(gap for part in result.gaps for gap in part.tolist()),
+                "interactions": {
+                    (user, int(item)): (float(weight), int(events))
+                    for user, *columns in result.interactions
+                    for item, weight, events in zip(*columns, strict=True)
+                },
+            }
+        )
+    assert seen[0] == seen[1]
+
+
+def _filled(sample: list[tuple[np.ndarray, np.ndarray]]) -> list[Any]:
+    return sorted((dense.tolist(), label.tolist()) for dense, label in sample if len(label))
+
+
+@settings(max_examples=15)
+@given(forks(st.just(VALID_END)))
+def test_validation_does_not_see_the_test_split(fork: tuple[int, list[Row], list[Row]]) -> None:
+    _, *logs = fork
+    one, two = (references_of(build(log, recipe(), log_end=LOG_END)) for log in logs)
+    assert [repr(r) for r in one if r.time < VALID_END] == [repr(r) for r in two if r.time < VALID_END]
