@@ -94,6 +94,31 @@ def test_what_happens_at_or_after_the_moment_changes_nothing(shop: SmallShop, mo
         np.testing.assert_allclose(answers[1:], answers[[0, 0]], atol=1e-6)
 
 
+def test_slates_that_were_shown_are_no_events_of_the_user(shop: SmallShop, model: Recommender) -> None:
+    """The endpoint learns of them when the next dataset is loaded: until then it must score in the same way."""
+    scorer = _scorer(shop, model)
+    candidates = np.arange(1, 10, dtype=np.int32)
+    history, time = shop.histories["u1"], shop.train_end
+    shown = np.sort(np.random.default_rng(0).integers(history.time_N[0], time, 30))
+    code = np.int16(shop.source.vocabulary.index["impression"])
+    joined = History(
+        np.concatenate([history.item_N, np.zeros(30, np.int32)]),
+        np.concatenate([history.event_N, np.full(30, code)]),
+        np.concatenate([history.value_N, np.full(30, np.nan, np.float32)]),
+        np.concatenate([history.time_N, shown]),
+    )
+    order = np.argsort(joined.time_N, kind="stable")
+    joined = History(*(getattr(joined, n)[order] for n in ("item_N", "event_N", "value_N", "time_N")))
+    states = scorer.states([UserRequest("u1", h, time) for h in (history, joined)])
+    plain, told = scorer.click(states, [candidates] * 2)
+    np.testing.assert_allclose(told, plain, atol=1e-6)
+    survival = scorer.survival(states)
+    assert survival is not None
+    np.testing.assert_allclose(survival[0], survival[1], atol=1e-6)
+    features = [shop.source.retention(h, np.array([time])) for h in (history, joined)]
+    np.testing.assert_allclose(features[0], features[1], atol=1e-6)
+
+
 def test_a_batch_of_users_gets_the_answers_of_each_alone(shop: SmallShop, model: Recommender) -> None:
     scorer = _scorer(shop, model)
     moment = shop.train_end
