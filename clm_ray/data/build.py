@@ -48,6 +48,7 @@ from clm_ray.schema import DAY_US, EVENTS, IMPRESSIONS, INTERACTIONS, ITEM_STATI
 
 Say = Callable[[str], None]
 EVENTS_ROW_GROUP = 64_000
+_EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,9 @@ def _second_pass(
 
     rows = events.map_batches(build, batch_format="pyarrow", batch_size=None).take_all()
     done = dict(pickle.loads(row["result"]) for row in rows)
-    empty = pa.schema([*EVENTS, pa.field("item", pa.int32())]).empty_table()
     for bucket in range(buckets):
         if bucket not in done:
-            _write_bucket(building, bucket, empty, BucketResult())
+            _write_bucket(building, bucket, _EVENTS.empty_table(), BucketResult())
     return [done[bucket] for bucket in sorted(done)]
 
 
@@ -226,6 +226,7 @@ def part(bucket: int) -> str:
 
 
 def _write_bucket(building: Path, bucket: int, events: pa.Table, result: BucketResult) -> None:
+    events = events.cast(_EVENTS)
     pq.write_table(events, building / "events" / part(bucket), compression="zstd", row_group_size=EVENTS_ROW_GROUP)
     windows = rows_to_table(result.windows, SEQUENCES)
     pq.write_table(
