@@ -49,10 +49,12 @@ def publish(
 
     `evaluation`: the folder of its metrics, None to publish without (the manifest says so). `recipe`: where the sections policy,
     serve and store come from, None for those of the run; everything else stays as the model was trained.
-    Raises ReleaseError: the model is incomplete, or a file could run code when read.
+    Raises ReleaseError: the model is incomplete, was trained on other data, or a file could run code when read.
     """
     files = ModelFolder.open(run / "model")
     data = read_manifest(dataset)
+    parents = _parents(run, data)
+    _refuse_code(files.folder)
     building = workspace.releases / f".building-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     shutil.copytree(files.folder, building)
@@ -62,9 +64,9 @@ def publish(
     metrics = evaluation / "metrics.json" if evaluation is not None else None
     if metrics is not None and metrics.is_file():
         shutil.copyfile(metrics, building / "metrics.json")
-    manifest = _manifest(building, parents=_parents(run, data), thresholds=data["thresholds"], clock=served.serve.clock)
+    manifest = _manifest(building, parents=parents, thresholds=data["thresholds"], clock=served.serve.clock)
     folder = workspace.releases / manifest["id"]
-    if (folder / MANIFEST).is_file():
+    if _is_whole(folder):
         shutil.rmtree(building)
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,10 +79,7 @@ def publish(
 
 def verify(folder: Path) -> Release:
     """Check every file against the manifest. Raises ReleaseError naming the first one missing, changed or not listed."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ReleaseError("has no manifest", field="release", value=str(folder), fix="run jobs/publish.py")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = _read_manifest(folder / MANIFEST)
     present = _files(folder)
     for name, digest in manifest["files"].items():
         if name not in present:
@@ -102,7 +101,12 @@ def fill_store(store: Store, dataset: Path, *, clock: str, wall_us: int) -> Load
 
 
 def _parents(run: Path, data: dict[str, Any]) -> dict[str, Any]:
-    history = json.loads((run / "model" / "training.json").read_text(encoding="utf-8"))
+    path = run / "model" / "training.json"
+    if not path.is_file():
+        raise ReleaseError(
+            "a file of the model is missing", field="model", value=str(path), fix="run jobs/train.py to its end"
+        )
+    history = json.loads(path.read_text(encoding="utf-8"))
     if history["dataset"] != data["id"]:
         raise ReleaseError(
             "the run was trained on another dataset",
@@ -113,16 +117,46 @@ def _parents(run: Path, data: dict[str, Any]) -> dict[str, Any]:
     return {"dataset": data["id"], "run": run.name, "recipe": data["recipe"], "git": history["git"]}
 
 
-def _manifest(folder: Path, *, parents: dict[str, Any], thresholds: dict[str, Any], clock: str) -> dict[str, Any]:
-    digests = {name: file_digest(folder / name) for name in _files(folder)}
-    for name in digests:
-        if Path(name).suffix in WEIGHTS_SUFFIXES:
+def _refuse_code(folder: Path) -> None:
+    for name in _files(folder):
+        if Path(name).suffix.lower() in WEIGHTS_SUFFIXES:
             raise ReleaseError(
                 "a file could run code when read", field="release", value=name, fix="keep safetensors only"
             )
+
+
+def _manifest(folder: Path, *, parents: dict[str, Any], thresholds: dict[str, Any], clock: str) -> dict[str, Any]:
+    digests = {name: file_digest(folder / name) for name in _files(folder)}
     content = {"parents": parents, "thresholds": thresholds, "clock": clock, "files": digests}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    return {"id": digest, "published": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **content}
+    published = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"id": _id_of(content), "published": published, **content}
+
+
+def _id_of(manifest: dict[str, Any]) -> str:
+    """Digest of everything in a manifest that decides what is served."""
+    content = {name: manifest[name] for name in ("parents", "thresholds", "clock", "files")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ReleaseError("has no manifest", field="release", value=str(path.parent), fix="run jobs/publish.py")
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        changed = manifest["id"] != _id_of(manifest)
+    except (ValueError, KeyError, TypeError):
+        changed = True
+    if changed:
+        raise ReleaseError("a file was changed", field="release", value=str(path), fix="publish it again")
+    return manifest
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except ReleaseError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> list[str]:
