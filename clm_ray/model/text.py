@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,29 @@ def _verify(weights: Path, config: EncoderConfig) -> None:
         )
 
 
+def check_encoder(config: EncoderConfig) -> None:
+    """Raises AssetError as `load_pretrained` does, from the encoder's description alone: quick, and before any work is begun."""
+    from transformers import AutoConfig
+
+    with _telling(config):
+        AutoConfig.from_pretrained(encoder_path(config))
+
+
 def load_pretrained(config: EncoderConfig) -> tuple[nn.Module, Any]:
     """(encoder in float32, tokenizer). Raises AssetError where the model cannot be had."""
     from transformers import AutoModel, AutoTokenizer
 
-    path = encoder_path(config)
-    try:
+    with _telling(config):
+        path = encoder_path(config)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        encoder = AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+        return AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa"), tokenizer
+
+
+@contextmanager
+def _telling(config: EncoderConfig) -> Iterator[None]:
+    """What goes wrong while an encoder is loaded, told in our own way."""
+    try:
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         raise AssetError(
@@ -124,7 +140,6 @@ def load_pretrained(config: EncoderConfig) -> tuple[nn.Module, Any]:
             value=config.name,
             fix="give a local folder with config.json, model.safetensors and the tokenizer, or go online",
         ) from error
-    return encoder, tokenizer
 
 
 def tokenize(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> Tokens:

@@ -12,8 +12,11 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import TrainError
+from clm_ray.model.text import check_encoder
+from clm_ray.train.engine import settings
 from clm_ray.train.loop import train_worker
 from clm_ray.train.narrate import following
+from clm_ray.train.setup import open_dataset
 
 DONE = "DONE"
 Say = Callable[[str], None]
@@ -46,17 +49,27 @@ def train(
 
     A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over. `say` gets
     the progress lines.
-    Raises TrainError where the workers failed more often than train.max_failures.
+    Raises TrainError where the dataset was prepared with other settings, or the workers failed more often than
+    train.max_failures; ConfigError and AssetError for what they cannot work with.
     """
     dataset = workspace.current("datasets")
     run = workspace.runs / (name or run_name(recipe, dataset))
+    if (run / DONE).is_file() and not fresh:
+        return run
+    _check(recipe, dataset)
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
-    if (run / DONE).is_file():
-        return run
     _fit(recipe, dataset, run, say=say)
     (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")
     return run
+
+
+def _check(recipe: Recipe, dataset: Path) -> None:
+    """Raise here what the workers would refuse: they would be started again and again for it."""
+    open_dataset(dataset, recipe)
+    settings(recipe.train)
+    if recipe.model.use_text:
+        check_encoder(recipe.model.encoder)
 
 
 def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:

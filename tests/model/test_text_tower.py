@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import AutoModel, GPT2Config, GPT2Model, RobertaConfig, Robert
 
 from clm_ray.config.model import EncoderConfig
 from clm_ray.errors import AssetError, ConfigError
-from clm_ray.model.text import TextTower, Tokens, encoder_path, load_pretrained, tokenize
+from clm_ray.model.text import TextTower, Tokens, check_encoder, encoder_path, load_pretrained, tokenize
 
 TEXTS = ["red bread", "old garden 12, large and old", "x", "cheese", "red red red red bread"]
 
@@ -120,6 +121,7 @@ def test_long_texts_are_cut_with_their_end_mark(bert: Path) -> None:
 def test_the_pinned_digest_is_checked(bert: Path) -> None:
     digest = hashlib.sha256((bert / "model.safetensors").read_bytes()).hexdigest()
     assert encoder_path(EncoderConfig(name=str(bert), sha256=digest)) == str(bert)
+    check_encoder(EncoderConfig(name=str(bert), sha256=digest))
     with pytest.raises(AssetError, match="not the pinned") as caught:
         encoder_path(EncoderConfig(name=str(bert), sha256="0" * 64))
     assert (caught.value.field, caught.value.value) == ("model.encoder.sha256", digest)
@@ -149,9 +151,12 @@ def _package(folder: Path, files: dict[str, bytes]) -> str:
 @pytest.mark.parametrize(
     "name", ["package:no_such_package", "package:no_such.package", "package:", "some-org/no-such-bert"]
 )
-def test_an_encoder_that_is_not_there_is_an_error_with_a_way_out(name: str) -> None:
+@pytest.mark.parametrize("ask", [load_pretrained, check_encoder])
+def test_an_encoder_that_is_not_there_is_an_error_with_a_way_out(
+    name: str, ask: Callable[[EncoderConfig], object]
+) -> None:
     with pytest.raises(AssetError) as caught:
-        load_pretrained(EncoderConfig(name=name))
+        ask(EncoderConfig(name=name))
     assert (caught.value.field, caught.value.value) == ("model.encoder.name", name)
     assert "local folder" in caught.value.fix
 
