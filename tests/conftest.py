@@ -1,4 +1,4 @@
-"""Shared fixtures: one Ray session for all integration tests, hubs switched off, no time limits on drawn examples."""
+"""Shared fixtures: one Ray session for all integration tests, one trained shop, hubs switched off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from shop_loop import Shop, set_up_shop
 
 settings.register_profile("clm_ray", deadline=None)
 settings.load_profile("clm_ray")
@@ -14,6 +15,8 @@ settings.load_profile("clm_ray")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Epochs of seconds: the controller of a run looks after its workers more often than every two seconds.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +27,19 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=True, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shop_recipe(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The tiny shop's tables, its tiny BERT and its recipe file; the workspace is empty."""
+    return set_up_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def trained_shop(ray_session: None, shop_recipe: Shop) -> Shop:
+    """The shop prepared, trained by two workers, evaluated and published. To be read only: `Shop.copy` gives one to work on."""
+    from jobs import evaluate, prepare, publish, train
+
+    return shop_recipe.change(root=shop_recipe.workspace.root / "trained").run(
+        prepare.main, train.main, evaluate.main, publish.main
+    )
