@@ -86,15 +86,20 @@ def moments(first_hour: int = 0, last_hour: int = DAYS * 24) -> st.SearchStrateg
 
 
 def rows(
-    times: st.SearchStrategy[int], *, max_size: int = 30, slots: Sequence[str | None] = (None,)
+    times: st.SearchStrategy[int],
+    *,
+    max_size: int = 30,
+    slots: Sequence[str | None] = (None,),
+    users: Sequence[str] = USERS,
+    items: Sequence[int] = range(len(ITEMS)),
 ) -> st.SearchStrategy[list[Row]]:
     """Events of several users, in no order."""
     row = st.builds(
         Row,
-        st.sampled_from(USERS),
+        st.sampled_from(users),
         times,
         st.sampled_from([name for name in TYPES if name != "impression"]),
-        st.integers(0, len(ITEMS) - 1),
+        st.sampled_from(items),
         st.one_of(st.none(), st.integers(0, 2000).map(lambda cents: cents / 100), st.sampled_from([1.0, 4.0, 5.0])),
         st.sampled_from(slots),
     )

@@ -19,7 +19,6 @@ from made_logs import (
     Row,
     history_of,
     label_of,
-    moments,
     ordered,
     recipe,
     rows,
@@ -36,7 +35,10 @@ from clm_ray.schema import DAY_US
 RECIPE = recipe()
 PRIOR = RECIPE.features.prior_strength
 NEVER = 400.0
-QUESTIONS = st.lists(st.tuples(st.integers(0, len(ITEMS) - 1), moments(0, 45 * 24)), min_size=1, max_size=8)
+# Half days and few items: an item often comes again, and events lie at the very edges of the windows.
+HALF_DAYS = st.integers(0, 60).map(lambda n: START + n * 12 * HOUR_US)
+LOGS = rows(HALF_DAYS, users=("u1", "u1", "u1", "u2"), items=(0, 1, 1, 1, 2, 3, 4, 5))
+QUESTIONS = st.lists(st.tuples(st.integers(0, len(ITEMS) - 1), HALF_DAYS), min_size=1, max_size=8)
 
 
 def like_rate(log: Sequence[Row], item: int, day: int) -> float:
@@ -151,7 +153,7 @@ def item_by_hand(log: Sequence[Row], mine: Sequence[Row], item: int, t: int) -> 
 
 
 @settings(max_examples=60)
-@given(rows(moments()), QUESTIONS)
+@given(LOGS, QUESTIONS)
 def test_click_features_are_what_their_names_say(log: list[Row], questions: list[tuple[int, int]]) -> None:
     mine = ordered(row for row in log if row.user == "u1")
     items, times = (np.array(column) for column in zip(*questions, strict=True))
@@ -164,7 +166,7 @@ def test_click_features_are_what_their_names_say(log: list[Row], questions: list
 
 
 @settings(max_examples=40)
-@given(rows(moments()), st.lists(moments(0, 45 * 24), min_size=1, max_size=6))
+@given(LOGS, st.lists(HALF_DAYS, min_size=1, max_size=6))
 def test_retention_features_are_the_user_features(log: list[Row], times: list[int]) -> None:
     mine = ordered(row for row in log if row.user == "u1")
     dense = source_of(log).retention(history_of(mine), np.array(times, np.int64))
@@ -175,7 +177,7 @@ def test_retention_features_are_the_user_features(log: list[Row], times: list[in
 
 
 @settings(max_examples=60)
-@given(rows(moments()))
+@given(LOGS)
 def test_token_values_are_what_their_names_say(log: list[Row]) -> None:
     mine = ordered(row for row in log if row.user == "u1")
     source = source_of(log)
@@ -195,7 +197,7 @@ def test_token_values_are_what_their_names_say(log: list[Row]) -> None:
 
 
 @settings(max_examples=60)
-@given(rows(moments()), moments(0, 45 * 24))
+@given(LOGS, HALF_DAYS)
 def test_recency_frequency_and_spend_of_the_profile(log: list[Row], t: int) -> None:
     mine = ordered(row for row in log if row.user == "u1" and row.time < t)
     found = rfm(history_of(row for row in log if row.user == "u1"), t, vocabulary=VOCABULARY, windows_days=(3, 14))
