@@ -102,6 +102,8 @@ def rows(
         st.sampled_from(items),
         st.one_of(st.none(), st.integers(0, 2000).map(lambda cents: cents / 100), st.sampled_from([1.0, 4.0, 5.0])),
         st.sampled_from(slots),
+        decision=st.none(),
+        number=st.just(0),
     )
     return st.lists(row, max_size=max_size).map(numbered)
 

@@ -33,6 +33,7 @@ from made_logs import (
 )
 
 from clm_ray.data.bucket import SAMPLE_PER_USER, BucketResult, users_of
+from clm_ray.features.tokens import token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 LOG_END = START + DAYS * DAY_US + 5 * HOUR_US
@@ -65,6 +66,14 @@ def test_each_target_has_its_split_its_features_and_the_events_before_it(log: li
         before = [(r.item, VOCABULARY.index[r.type], r.time) for r in mine if is_context(r) and r.time < target.time]
         reach = made.sequences.max_context
         assert list(target.context[-reach:]) == before[-reach:]
+        # The same tokens as serving makes of the newest events, with one more so that the first gap is known.
+        context = history_of(r for r in mine if is_context(r) and r.time < target.time).tail(reach + 1)
+        tokens = token_values(
+            context, statistics=source.statistics, vocabulary=VOCABULARY, prior=made.features.prior_strength
+        )
+        np.testing.assert_array_equal(
+            np.array(target.tokens[-reach:]).reshape(-1, 5), tokens[-len(before[-reach:]) :][: len(before)]
+        )
         dense = source.click(history_of(mine), np.array([target.item], np.int32), np.array([target.time]))
         np.testing.assert_allclose(target.dense, dense[0], rtol=1e-5, atol=1e-6)
 

@@ -64,3 +64,10 @@ def test_equal_interests_come_in_alphabetical_order() -> None:
     found = interests(history, START + 1, catalogue=CATALOGUE, vocabulary=VOCABULARY)
     assert found == [("fresh", 0.5), ("fruit", 0.5)]
     assert interests(history, START, catalogue=CATALOGUE, vocabulary=VOCABULARY) == []
+
+
+def test_items_without_a_category_are_no_interest() -> None:
+    log = [Row("u1", START, "purchase", 1), Row("u1", START, "purchase", 3, number=1)]
+    assert CATEGORIES[3] == ()
+    assert interests(history_of(log), START + 1, catalogue=CATALOGUE, vocabulary=VOCABULARY) == [("fruit", 1.0)]
+    assert interests(history_of(log[1:]), START + 1, catalogue=CATALOGUE, vocabulary=VOCABULARY) == []
