@@ -23,7 +23,6 @@ class Evaluation:
     recipe: str
     dataset: str
     split: str
-    seconds: float
     clicks: ClickReport | None
     catalogue: Mapping[str, RankingFigures]
     retention: Mapping[int, Mapping[str, RetentionFigures]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,6 @@ def evaluate(
     Of `recipe` only the section `evaluate` is used; data and model keep the recipe they were made with.
     Raises ConfigError where dataset or run are missing or do not belong together, DataError where the test split is empty.
     """
-    started = time.monotonic()
     dataset, model = _open(workspace, run=run)
     folder = workspace.evaluations / run
     parts = folder / ".parts"
@@ -86,7 +84,7 @@ def evaluate(
             "the test split is empty", field="split", value=dataset.folder.name, fix="prepare with split.refit=false"
         )
     say("computing the figures")
-    found = _figures(tables, dataset=dataset, model=model, run=run, recipe=recipe, notes=notes, started=started)
+    found = _figures(tables, dataset=dataset, model=model, run=run, recipe=recipe, notes=notes)
     _draw(folder, tables, dataset=dataset, model=model, bins=recipe.evaluate.calibration_bins)
     (folder / "metrics.json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
     (folder / "report.md").write_text(markdown(found), encoding="utf-8")
@@ -180,7 +178,6 @@ def _figures(
     run: str,
     recipe: Recipe,
     notes: tuple[str, ...],
-    started: float,
 ) -> Evaluation:
     config = recipe.evaluate
     clicks, lists, retention = (tables[name] for name in PARTS)
@@ -204,7 +201,6 @@ def _figures(
         recipe=dataset.recipe.name,
         dataset=dataset.folder.name,
         split=SPLITS[TEST],
-        seconds=round(time.monotonic() - started, 1),
         clicks=report,
         catalogue=catalogue,
         retention=retention_report(retention, bins=config.calibration_bins) if retention is not None else {},

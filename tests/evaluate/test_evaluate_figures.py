@@ -126,7 +126,6 @@ def _evaluation(**changes: object) -> Evaluation:
         "recipe": "made",
         "dataset": "d",
         "split": "test",
-        "seconds": 1.0,
         "clicks": report,
         "catalogue": {},
         "retention": {},

@@ -73,6 +73,12 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
     for word in ("repurchase", "LR on frozen text vectors", "recency only", "Slices", "users with < 3 earlier events"):
         assert word in report
 
+    written = (folder / "metrics.json").read_bytes()
+    evaluate(made_workspace, run="default", recipe=made_world.recipe(), open_scorer=made_world.KnowingScorer.open)
+    assert (folder / "metrics.json").read_bytes() == written, (
+        "a release's id hangs on it: nothing that differs between two runs"
+    )
+
 
 def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="default"):
