@@ -14,6 +14,7 @@ from clm_ray.errors import RequestError
 from clm_ray.features.history import EMPTY, History
 from clm_ray.messages import RecentEvent, RecommendRequest
 from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.checks import check_event, check_id
 
 _NAMED = 10
 """Unknown candidates that the error names."""
@@ -36,7 +37,9 @@ class Ask:
 
 
 def read_ask(request: RecommendRequest, *, served: ServedCatalogue, now: int) -> Ask:
-    """Raises RequestError naming the field: unknown or too many candidates, an unknown event type, a moment in the future."""
+    """Raises RequestError naming the field: an id with spaces, unknown or too many candidates, a wrong recent event, a moment in the future."""
+    if refusal := check_id("user_id", request.user_id):
+        raise RequestError(refusal.reason, field=refusal.field, value=request.user_id, fix=refusal.fix)
     if request.as_of is not None and request.as_of > now:
         raise RequestError("lies in the future", field="as_of", value=request.as_of, fix="leave it out for now")
     time = now if request.as_of is None else request.as_of
@@ -45,7 +48,7 @@ def read_ask(request: RecommendRequest, *, served: ServedCatalogue, now: int) ->
         time=time,
         row_C=None if request.candidates is None else _candidate_rows(request.candidates, served),
         k=served.recipe.serve.k if request.k is None else request.k,
-        recent=_recent(request.recent_events, served, time),
+        recent=_recent(request.recent_events, served, time=time, now=now),
     )
 
 
@@ -69,18 +72,18 @@ def _candidate_rows(candidates: list[str], served: ServedCatalogue) -> NDArray[n
     return row_C
 
 
-def _recent(events: list[RecentEvent], served: ServedCatalogue, time: int) -> History:
+def _recent(events: list[RecentEvent], served: ServedCatalogue, *, time: int, now: int) -> History:
     if not events:
         return EMPTY
-    code_of = served.vocabulary.index
     for place, event in enumerate(events):
-        if event.event_type not in code_of:
+        if refusal := check_event(event, served=served, now=now):
             raise RequestError(
-                "is not an event type of the recipe",
-                field=f"recent_events[{place}].event_type",
-                value=event.event_type,
-                fix=f"use one of {served.event_types}",
+                refusal.reason,
+                field=f"recent_events[{place}].{refusal.field}",
+                value=getattr(event, refusal.field),
+                fix=refusal.fix,
             )
+    code_of = served.vocabulary.index
     moments = [time - 1 if event.timestamp is None else event.timestamp for event in events]
     order = sorted(range(len(events)), key=lambda place: moments[place])
     return History(

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.data.clean import Rules, rules_of
 from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
@@ -39,6 +40,11 @@ class ServedCatalogue:
         place_I = np.full(len(self.catalogue), len(self.popular_I), np.int64)
         place_I[self.popular_I] = np.arange(len(self.popular_I))
         return place_I
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What cleaning will ask of the events (its bound on the future aside: the endpoint has its own clock)."""
+        return rules_of(self.recipe, now_us=0)
 
     @property
     def event_types(self) -> list[str]:

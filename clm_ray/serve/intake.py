@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from clm_ray.messages import Event, Verdict
 from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.checks import Refusal, check_event, check_id
 from clm_ray.serve.problems import path_of, sentence
 from clm_ray.store.records import StoredEvent
 
 RESERVED_ID = "impression:"
 """Event ids that begin so are those of the slates that the endpoint logs."""
 _UNKNOWN_ITEM = "the item is not in the catalogue: the event is kept, but the item means nothing to the model yet"
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What is wrong with one event."""
-
-    field: str
-    reason: str
-    fix: str
 
 
 @dataclass(frozen=True)
@@ -70,31 +61,13 @@ def _read(raw: Any) -> Event | Refusal:
 
 
 def _check(event: Event, *, served: ServedCatalogue, now: int) -> Refusal | None:
-    recipe = served.recipe
     if event.event_id.startswith(RESERVED_ID):
         return Refusal("event_id", f"ids that begin with {RESERVED_ID!r} are reserved", "choose another id")
-    if event.event_type == recipe.serve.impression_event:
-        fix = "send what the user did (with the decision_id), not what was shown"
-        return Refusal("event_type", "slates are logged by the endpoint itself", fix)
-    kind = recipe.event_types.get(event.event_type)
-    if kind is None:
-        return Refusal("event_type", "is not an event type of the recipe", f"use one of {served.event_types}")
-    if kind.value == "rating" and event.value is None:
-        return Refusal("value", f"a {event.event_type} needs its value", "send the rating as value")
-    if event.timestamp is not None:
-        return _check_time(event.timestamp, served=served, now=now)
-    return None
-
-
-def _check_time(timestamp: int, *, served: ServedCatalogue, now: int) -> Refusal | None:
-    if timestamp > now + served.recipe.serve.future_seconds * 1_000_000:
-        fix = f"the endpoint's clock says {_iso(now)}; leave timestamp out for events of this moment"
-        return Refusal("timestamp", "lies in the future", fix)
-    earliest = datetime.fromisoformat(served.recipe.clean.earliest).replace(tzinfo=UTC)
-    if timestamp < earliest.timestamp() * 1_000_000:
-        fix = "integers are microseconds since 1970; or send an ISO 8601 text with an offset"
-        return Refusal("timestamp", f"lies before {served.recipe.clean.earliest}", fix)
-    return None
+    ids = (("event_id", event.event_id), ("user_id", event.user_id), ("decision_id", event.decision_id))
+    for field, value in ids:
+        if value is not None and (refusal := check_id(field, value)):
+            return refusal
+    return check_event(event, served=served, now=now)
 
 
 def _rejection(index: int, raw: Any, refusal: Refusal) -> Verdict:
@@ -121,7 +94,3 @@ def _stored(event: Event, now: int) -> StoredEvent:
         decision_id=event.decision_id,
         context=event.context,
     )
-
-
-def _iso(time: int) -> str:
-    return datetime.fromtimestamp(time / 1_000_000, UTC).isoformat(timespec="seconds")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_fakes import NOW
 
+from clm_ray.data.clean import clean_rows, rules_of
+from clm_ray.data.normalise import as_ids
 from clm_ray.errors import StoreError
 from clm_ray.messages import EventsAnswer
+from clm_ray.schema import EVENTS
+from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.checks import check_id
+from clm_ray.serve.intake import admit
 from clm_ray.store.store import Store
 
 
@@ -58,6 +66,15 @@ def test_late_events_land_in_their_place(http: TestClient, store: Store) -> None
         ({"timestamp": "yesterday"}, "timestamp"),
         ({"timestamp": 1_509_876_000}, "timestamp"),
         ({"event_type": "rating", "value": None}, "value"),
+        ({"event_type": "purchase"}, "value"),
+        ({"item_id": None}, "item_id"),
+        ({"item_id": " "}, "item_id"),
+        ({"item_id": "i1 "}, "item_id"),
+        ({"user_id": "   "}, "user_id"),
+        ({"user_id": "\u2003u"}, "user_id"),
+        ({"user_id": "17.0"}, "user_id"),
+        ({"event_id": " e1"}, "event_id"),
+        ({"decision_id": "d "}, "decision_id"),
         ({"value": "5"}, "value"),
         ({"context": {"a": 1}}, "context.a"),
         ({"price": 5}, "price"),
@@ -85,7 +102,7 @@ def test_what_is_not_even_an_object_gets_its_verdict(http: TestClient) -> None:
 
 
 def test_an_unknown_item_is_kept_and_noted(http: TestClient, store: Store) -> None:
-    answer = send(http, event(item_id="brand-new"), event(event_id="e2", item_id=None))
+    answer = send(http, event(item_id="brand-new"), event(event_id="e2", event_type="mailing", item_id=None))
     assert [verdict.status for verdict in answer.verdicts] == ["accepted", "accepted"]
     assert "not in the catalogue" in (answer.verdicts[0].note or "")
     assert answer.verdicts[1].note is None
@@ -123,6 +140,46 @@ _NEARLY_EVENT = st.fixed_dictionaries(
         ("event_id", "user_id", "event_type", "item_id", "timestamp", "value", "decision_id", "context"), _ANYTHING
     ),
 )
+
+
+_ID = st.sampled_from(["u", " u", "u ", " ", "\u00a0", "5.0", "10", "-3.00", "a b", "\x85x"]) | st.text(
+    min_size=1, max_size=4
+)
+_PLAUSIBLE = st.fixed_dictionaries(
+    {
+        "event_id": _ID,
+        "user_id": _ID,
+        "event_type": st.sampled_from(["purchase", "rating", "mailing", "impression", "click"]),
+    },
+    optional={
+        "item_id": st.none() | _ID,
+        "value": st.none() | st.floats(allow_nan=False) | st.just(3e38),
+        "timestamp": st.integers(0, NOW + 400_000_000) | st.just(631_152_000_000_000),
+        "decision_id": st.none() | _ID,
+        "context": st.dictionaries(_ID, _ID, max_size=2),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=st.lists(_PLAUSIBLE, min_size=1, max_size=6))
+def test_cleaning_keeps_what_was_admitted_as_it_is(served: ServedCatalogue, raw: list[dict[str, Any]]) -> None:
+    admitted = admit(raw, served=served, now=NOW).events
+    columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in admitted] for name in EVENTS.names}
+    columns["context"] = [list(one.context.items()) for one in admitted]
+    rows = pa.table(columns, schema=EVENTS).append_column("row", pa.array(range(len(admitted)), pa.int64()))
+    cleaned = clean_rows(rows, rules=rules_of(served.recipe, now_us=NOW), file=0)
+    assert cleaned.column("reason").null_count == len(admitted), cleaned.column("reason").to_pylist()
+    for name in ("event_id", "user_id", "item_id", "event_type", "decision_id", "value"):
+        assert cleaned.column(name).to_pylist() == columns[name], name
+
+
+def test_ids_that_cleaning_would_trim_are_refused_whatever_the_space() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    trimmed = as_ids(pa.array([f"{c}u" for c in characters]), name="id")[0].to_pylist()
+    changed = [c for c, kept in zip(characters, trimmed, strict=True) if kept != f"{c}u"]
+    assert len(changed) > 20
+    assert all(check_id("user_id", f"{c}u") and check_id("user_id", f"u{c}") for c in changed)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
