@@ -3,7 +3,8 @@
     python -m jobs.cluster start     a head node on this machine (dashboard on loopback; its other ports ask for the token)
     python -m jobs.cluster stop      the endpoint first, then the head node; other Rays on the machine are left alone
 
-The head node runs in a process group of its own, whose number is kept in ./workspaces/.ray/head.json.
+The head node runs in a process group of its own, noted in ./workspaces/.ray/head.json together with when its leader was started and in
+which boot of the machine: a number alone may belong to somebody else by now.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clm_ray.errors import ConfigError
@@ -25,6 +27,16 @@ STATE = Path("workspaces") / ".ray"
 PORT = 6379
 _START_S = 60.0
 _STOP_S = 8.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head node of ours. group: its process group, which is its leader's pid; started: the leader's start, clock ticks after boot."""
+
+    group: int
+    port: int
+    started: int
+    boot: str
 
 
 def environment() -> dict[str, str]:
@@ -44,7 +56,7 @@ def environment() -> dict[str, str]:
 def address() -> str | None:
     """Address of our head node while it lives."""
     head = _head()
-    return f"127.0.0.1:{head['port']}" if head is not None else None
+    return f"127.0.0.1:{head.port}" if head is not None else None
 
 
 def start(*, port: int = PORT) -> str:
@@ -66,13 +78,17 @@ def start(*, port: int = PORT) -> str:
     ]
     with (STATE / "head.log").open("w", encoding="utf-8") as log:
         head = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
-    (STATE / "head.json").write_text(json.dumps({"group": head.pid, "port": port}), encoding="utf-8")
-    until = time.monotonic() + _START_S
-    while time.monotonic() < until and head.poll() is None:
-        if "Ray runtime started" in (STATE / "head.log").read_text(encoding="utf-8"):
-            return f"127.0.0.1:{port}"
-        time.sleep(0.2)
-    stop_head()
+    try:
+        _write_note(Head(head.pid, port, _started(head.pid) or 0, _boot_id()))
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until and head.poll() is None:
+            if "Ray runtime started" in (STATE / "head.log").read_text(encoding="utf-8"):
+                return f"127.0.0.1:{port}"
+            time.sleep(0.2)
+    except BaseException:
+        _end(head.pid, port)
+        raise
+    _end(head.pid, port)
     said = (STATE / "head.log").read_text(encoding="utf-8").strip().splitlines()
     raise ConfigError(
         f"Ray did not start: {said[-1] if said else 'no output'}",
@@ -105,18 +121,26 @@ def stop_head() -> None:
     """End the head node's process group: politely, then for good."""
     head = _head()
     if head is not None:
-        for sign, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
-            try:
-                os.killpg(head["group"], sign)
-            except ProcessLookupError:
-                break
-            until = time.monotonic() + patience
-            while _alive(head["group"]) and time.monotonic() < until:
-                time.sleep(0.1)
-            if not _alive(head["group"]):
-                break
-        _forget_address(head["port"])
-    (STATE / "head.json").unlink(missing_ok=True)
+        _end(head.group, head.port)
+    _note().unlink(missing_ok=True)
+
+
+def _end(group: int, port: int) -> None:
+    if not _alive(group):
+        _note().unlink(missing_ok=True)
+        return
+    for sign, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _STOP_S)):
+        try:
+            os.killpg(group, sign)
+        except ProcessLookupError:
+            break
+        until = time.monotonic() + patience
+        while _alive(group) and time.monotonic() < until:
+            time.sleep(0.1)
+        if not _alive(group):
+            break
+    _forget_address(port)
+    _note().unlink(missing_ok=True)
 
 
 def _forget_address(port: int) -> None:
@@ -126,12 +150,41 @@ def _forget_address(port: int) -> None:
         note.unlink()
 
 
-def _head() -> dict[str, int] | None:
-    path = STATE / "head.json"
-    if not path.is_file():
+def _note() -> Path:
+    return STATE / "head.json"
+
+
+def _write_note(head: Head) -> None:
+    """Whole or not at all."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    fresh = _note().with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(asdict(head)), encoding="utf-8")
+    fresh.replace(_note())
+
+
+def _head() -> Head | None:
+    """The head node of the note while it lives; None where the note is damaged, of another boot, or its number has another owner."""
+    try:
+        head = Head(**json.loads(_note().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
-    head: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-    return head if _alive(head["group"]) else None
+    if head.boot != _boot_id() or not isinstance(head.group, int) or head.group <= 1:
+        return None
+    # A leader that is gone says nothing: its group lives on while a member does, and keeps the number from being given away.
+    leader = _started(head.group)
+    return head if leader in (None, head.started) and _alive(head.group) else None
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started, clock ticks after boot; None where there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:
+        return None
 
 
 def _alive(group: int) -> bool:
