@@ -6,10 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from clm_ray.client import Client
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
+from clm_ray.messages import RecommendedItem
 from jobs import cluster, evaluate, prepare, publish, train
 from jobs.arguments import open_recipe, parser, run_main
 
@@ -23,7 +25,7 @@ STAGES: tuple[Stage, ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run every stage on the Ray that is there, or with --local on one of our own; takes the latter down when interrupted."""
+    """Run every stage on the Ray that is there, or with --local on one of our own; an error or Ctrl-C takes that down if it was started here."""
     options = parser(__doc__ or "")
     options.add_argument("--local", action="store_true", help="start (or use) a Ray of our own, see jobs/cluster.py")
     options.add_argument("--port", type=int, default=8000, help="port of the endpoint (default: %(default)s)")
@@ -31,12 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe, workspace = open_recipe(args)
     shared = ["--recipe", args.recipe, "--root", str(workspace.root)]
     shared += [word for override in args.overrides for word in ("--set", override)]
+    starts_ray = args.local and cluster.address() is None
     try:
         if args.local:
             _connect_local()
         _run(shared, recipe, workspace, port=args.port)
     except BaseException:
-        if args.local:
+        if starts_ray:
             print("taking Ray down", flush=True)
             cluster.stop()
         raise
@@ -82,6 +85,9 @@ def show(client: Client, recipe: Recipe, workspace: Workspace) -> None:
     print(f"\n=== recommend: POST /v1/recommend {{'user_id': {user!r}, 'k': 3, 'explain': true}}")
     first = client.recommend(user, k=3, explain=True)
     print(first.model_dump_json(indent=2, exclude_none=True))
+    if not first.items:
+        print("  nothing was recommended, so there is nothing to answer")
+        return
     answer = next(name for name, kind in recipe.event_types.items() if "positive" in kind.roles or kind.positive_from)
     event = {"user_id": user, "event_type": answer, "item_id": first.items[0].item_id, "decision_id": first.decision_id}
     if recipe.event_types[answer].value != "none":
@@ -89,8 +95,15 @@ def show(client: Client, recipe: Recipe, workspace: Workspace) -> None:
     print(f"\n=== feedback: POST /v1/events {event}")
     print(client.events([event]).model_dump_json(indent=2, exclude_none=True))
     second = client.recommend(user, k=3)
-    for place, (before, after) in enumerate(zip(first.items, second.items, strict=True), start=1):
-        print(f"  place {place}: {before.item_id} {before.probability:.4f} → {after.item_id} {after.probability:.4f}")
+    for place, (before, after) in enumerate(zip_longest(first.items, second.items), start=1):
+        print(f"  place {place}: {_shown(before)} → {_shown(after)}")
+
+
+def _shown(item: RecommendedItem | None) -> str:
+    """Item and probability; a dash for what a degraded answer does not have."""
+    if item is None:
+        return "–"
+    return f"{item.item_id} {'–' if item.probability is None else f'{item.probability:.4f}'}"
 
 
 if __name__ == "__main__":
