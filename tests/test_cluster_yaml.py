@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_every_node_gets_the_pinned_packages(cluster: dict[str, Any]) -> None:
     mounted = {name.rpartition("/")[2]: source for name, source in cluster["file_mounts"].items()}
     for name in ("pyproject.toml", "constraints.txt"):
         assert (ROOT / mounted[name]).is_file()
+
+
+def test_the_extras_it_asks_for_exist(cluster: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    words = " ".join(cluster["setup_commands"]).split()
+    extras = {word for before, word in pairwise(words) if before == "--extra"}
+    assert extras
+    assert extras <= set(project["optional-dependencies"])
 
 
 def test_the_dashboard_is_not_open_to_the_network(cluster: dict[str, Any]) -> None:
