@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
@@ -213,9 +214,12 @@ class Gateway:
             return
         ids = [uuid.uuid4().hex for _ in live]
         slates = [slate_of(d, decision_id=i, served=self._served) for d, i in zip(live, ids, strict=True)]
+        late = threading.Event()
         _, trouble = await self._within(
-            "store", lambda: asyncio.to_thread(self._store.log_slates, slates), self._timeouts.store_s
+            "store", lambda: asyncio.to_thread(self._store.log_slates, slates, cancelled=late), self._timeouts.store_s
         )
+        if trouble:
+            late.set()  # the thread may go on: what the answer calls not logged must not be logged after all
         for draft, decision_id in zip(live, ids, strict=True):
             if trouble:
                 draft.degraded.append("slate_not_logged")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from threading import Event
 from types import TracebackType
 
 from sqlalchemy import Connection, Engine, inspect, select
@@ -162,10 +163,15 @@ class Store:
         with self.reading() as connection:
             return decisions.last_actions(connection, user_ids)
 
-    def log_slates(self, slates: Sequence[ServedSlate]) -> None:
-        """Log answers of the endpoint; a decision_id that is there already stays as it is."""
+    def log_slates(self, slates: Sequence[ServedSlate], *, cancelled: Event | None = None) -> None:
+        """Log answers of the endpoint; a decision_id that is there already stays as it is.
+
+        Where `cancelled` is set before the transaction commits, nothing is logged and StoreError raised: the caller has given up.
+        """
         with self.writing() as connection:
             decisions.log_slates(connection, slates)
+            if cancelled is not None and cancelled.is_set():
+                raise StoreError("nobody waits for these slates any more", fix="give args.timeouts.store_s more time")
 
     def slates_of(self, decision_ids: Sequence[str]) -> dict[str, ServedSlate]:
         """The logged answers among these decision ids."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from serve_fakes import ADMIN, NOW, Parts
+from sqlalchemy import Connection, select
 
 from clm_ray.errors import StoreError
 from clm_ray.messages import Recommendation
+from clm_ray.serve.args import TimeoutArgs
+from clm_ray.serve.gateway import Gateway
+from clm_ray.serve.http import build_http
+from clm_ray.store import decisions
+from clm_ray.store.records import ServedSlate
 from clm_ray.store.store import Store
+from clm_ray.store.tables import SERVED_SLATES
 
 
 def ask(http: TestClient, headers: dict[str, str] | None = None, **body: Any) -> Recommendation:
@@ -211,10 +220,29 @@ def test_without_a_profiler_there_is_still_a_slate(
 def test_a_store_that_refuses_the_slate_costs_the_decision_id_and_not_the_answer(
     http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_slates: object) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
         raise StoreError("disk full")
 
     monkeypatch.setattr(store, "log_slates", refuse)
     answer = ask(http)
     assert items(answer) == ["i1", "i2", "i3"]
     assert (answer.decision_id, answer.degraded) == (None, ["slate_not_logged"])
+
+
+def test_a_slate_that_was_called_not_logged_is_not_logged_later(
+    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    insert = decisions.log_slates
+
+    def slow(connection: Connection, slates: Sequence[ServedSlate]) -> None:
+        insert(connection, slates)
+        answered.wait(60)
+
+    monkeypatch.setattr(decisions, "log_slates", slow)
+    monkeypatch.setattr(gateway, "_timeouts", TimeoutArgs(store_s=0.1))
+    with TestClient(build_http(gateway, admin_token=None)) as http:
+        assert ask(http).degraded == ["slate_not_logged"]
+        answered.set()
+        with store.writing() as connection:  # waits for the transaction that is still open
+            assert connection.execute(select(SERVED_SLATES)).all() == []
