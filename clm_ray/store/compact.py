@@ -1,9 +1,10 @@
 """What the endpoint saw and did, written back as part of the log: the feedback that `prepare` reads beside its source.
 
-    FOLDER/events/part-E-S.parquet         schema.EVENTS: clients' events, and one impression event per served slate
-    FOLDER/availability/part-E-S.parquet   schema.AVAILABILITY: the items of each slate, in slot "decision:<decision_id>"
+    FOLDER/events/part-STORE-E-S.parquet         schema.EVENTS: clients' events, and one impression event per served slate
+    FOLDER/availability/part-STORE-E-S.parquet   schema.AVAILABILITY: the items of each slate, in slot "decision:<decision_id>"
 
-E and S are the last `seq` of events and slates that the part holds, so a name says what is in the file. A part is planned
+STORE is a random id of the store: a fresh store counts from 1 again, and must not write over what an earlier one left. E and S are the
+last `seq` of events and slates that the part holds, so a name says what is in the file. A part is planned
 (and the plan stored) before it is written, and the watermark moves after it is safely on disk: whoever finds an unfinished
 plan writes the same rows to the same name again. Running twice writes nothing new; a crash loses and doubles nothing.
 """
@@ -58,10 +59,10 @@ def compact(store: Store, folder: Path, *, impression_event: str, rows_per_part:
 
     `impression_event`: event type of the impressions (recipe.serve.impression_event). Slates without items are not impressions.
     """
-    done = Compacted((), 0, 0, 0)
+    store_id, done = store.id(), Compacted((), 0, 0, 0)
     while (planned := _plan(store, rows_per_part)) is not None:
         after, upto = planned
-        name = f"part-{upto.events:012d}-{upto.slates:012d}.parquet"
+        name = f"part-{store_id}-{upto.events:012d}-{upto.slates:012d}.parquet"
         with store.reading() as connection:
             events = _event_columns(connection, after, upto)
             slates = _slates(connection, after, upto)

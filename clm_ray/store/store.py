@@ -5,6 +5,7 @@ Everything is batch first: one call, one transaction. A method that writes retur
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
@@ -33,6 +34,7 @@ SCHEMA = "1"
 """Version of the tables, kept in the settings."""
 RETENTION_BUDGET = "retention"
 """Name of the budget that retention decisions draw on."""
+_STORE_ID = "store_id"
 _CLOCK_OFFSET = "clock_offset_us"
 
 
@@ -198,6 +200,13 @@ class Store:
             return ledger.state(connection, budget=name)
 
     # settings
+
+    def id(self) -> str:
+        """Random, chosen once: no two stores have the same."""
+        with self.writing() as connection:
+            row = {"key": _STORE_ID, "value": uuid.uuid4().hex[:12]}
+            connection.execute(insert(SETTINGS).values(row).on_conflict_do_nothing())
+            return get_setting(connection, _STORE_ID) or ""
 
     def clock_offset(self) -> int | None:
         """The offset of the `log_end` clock, µs; None when none was set."""

@@ -1,6 +1,6 @@
 """The tables of the online store, the same on every backend.
 
-    settings              what is set once per store: schema, clock offset, loaded dataset, compaction watermark
+    settings              what is set once per store: id, schema, clock offset, loaded dataset, compaction watermark
     history_base          one compacted history per user, replaced whenever a dataset is loaded
     events                what came in since, append-only
     users                 what users told us themselves, over the dataset's user table

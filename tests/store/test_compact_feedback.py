@@ -13,7 +13,7 @@ from clm_ray.schema import AVAILABILITY, EVENTS
 from clm_ray.store import compact as compaction
 from clm_ray.store.compact import compact
 from clm_ray.store.records import ServedSlate, StoredEvent
-from clm_ray.store.store import Store
+from clm_ray.store.store import Store, open_store
 
 
 def event(event_id: str, **given: object) -> StoredEvent:
@@ -73,6 +73,18 @@ def test_running_again_writes_only_what_is_new(store: Store, tmp_path: Path) -> 
     store.log_slates([slate("s2")])
     assert len(run(store, tmp_path).parts) == 1
     assert ids(tmp_path) == Counter(["1", "2", "impression:s1", "impression:s2"])
+
+
+def test_a_fresh_store_leaves_what_an_earlier_one_wrote(store: Store, tmp_path: Path) -> None:
+    store.append_events([event("1")], received_at=0)
+    store.log_slates([slate("s1")])
+    run(store, tmp_path)
+    with open_store(f"sqlite:///{tmp_path / 'fresh.db'}") as fresh:
+        fresh.append_events([event("2")], received_at=0)
+        fresh.log_slates([slate("s2")])
+        run(fresh, tmp_path)
+    assert ids(tmp_path) == Counter(["1", "2", "impression:s1", "impression:s2"])
+    assert len(read(tmp_path, "availability", AVAILABILITY)) == 4
 
 
 def test_much_is_written_in_parts(store: Store, tmp_path: Path) -> None:
