@@ -20,7 +20,7 @@ from clm_ray.errors import StoreError
 from clm_ray.schema import EVENTS, validate
 from clm_ray.store.events import drop_other_bases
 from clm_ray.store.history import StoredHistory
-from clm_ray.store.settings import get_setting, put_setting
+from clm_ray.store.settings import drop_setting, get_setting, put_setting
 from clm_ray.store.store import Store
 
 _SETTING = "loaded_dataset"
@@ -42,7 +42,7 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
     """Make the events of a prepared dataset (`folder`/manifest.json, events/part-*.parquet) the base of every user's history.
 
     Does nothing when this dataset is loaded already. One transaction per part: a reader sees a user's old base or the
-    new one, and an interrupted load is completed by the next call. Events in the `events` table are not touched.
+    new one, and an interrupted load is completed by the next call, of whichever dataset. Events in the `events` table are not touched.
     Raises StoreError when the folder is not a dataset, a part cannot be read or is not sorted.
     """
     dataset = _dataset_id(folder)
@@ -54,6 +54,8 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
         raise StoreError(
             "there are no events", field="dataset", value=str(folder / "events"), fix="run jobs/prepare.py again"
         )
+    with store.writing() as connection:
+        drop_setting(connection, _SETTING)  # until the last part is in, the bases are those of no one dataset
     users = events = last = 0
     for path in parts:
         table = _read(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from clm_ray.store.engine import insert
 from clm_ray.store.tables import SETTINGS
@@ -19,3 +19,8 @@ def put_setting(connection: Connection, key: str, value: str) -> None:
     connection.execute(
         statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
     )
+
+
+def drop_setting(connection: Connection, key: str) -> None:
+    """Forget a setting."""
+    connection.execute(delete(SETTINGS).where(SETTINGS.c.key == key))

@@ -92,6 +92,18 @@ def test_an_interrupted_load_is_completed(store: Store, tmp_path: Path) -> None:
     assert len(store.histories(["b"])["b"]) == 1
 
 
+def test_after_an_interrupted_load_the_dataset_before_it_is_loaded_again(store: Store, tmp_path: Path) -> None:
+    first = write_dataset(tmp_path / "d1", dataset="d1", parts=FIRST)
+    load_dataset(store, first)
+    second = write_dataset(tmp_path / "d2", dataset="d2", parts=[[("9", "a", 99, "x", 1.0)], [("8", "d", 1, "x", 1.0)]])
+    pq.write_table(pa.table({"event_id": ["8"]}), second / "events" / "part-00001.parquet")
+    with pytest.raises(StoreError, match="cannot be read"):
+        load_dataset(store, second)
+    assert loaded_dataset(store) is None
+    assert load_dataset(store, first).dataset == "d1"
+    assert store.histories(["a"])["a"].time_N.tolist() == [10, 10, 30]
+
+
 def test_what_is_not_a_dataset_is_told(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"prepare\.py"):
         load_dataset(store, tmp_path)
