@@ -35,7 +35,7 @@ class ProfileBatch:
 
 @dataclass(frozen=True)
 class RetentionFacts:
-    """What a retention decision looks at. activity_N: int64 µs, sorted, all of the user's activity before `time`."""
+    """What a retention decision looks at. activity_N: int64 µs, sorted, all of the user's stored activity before `time`."""
 
     user_id: str
     time: int

@@ -22,7 +22,7 @@ from clm_ray.features.user import rfm
 from clm_ray.lifecycle.stages import Thresholds, explain_stage
 from clm_ray.messages import Interest, Profile
 from clm_ray.model.inference import Scorer, UserRequest, UserState
-from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled, RetentionFacts
+from clm_ray.serve.hops import ProfileBatch, Profiled, RetentionFacts
 from clm_ray.serve.opened import Opened
 from clm_ray.store.history import StoredHistory
 from clm_ray.store.store import Store
@@ -60,16 +60,23 @@ class Profiler:
 
     def _profile(self, batch: ProfileBatch, stored: dict[str, StoredHistory]) -> Profiled:
         release = self._releases.get(batch.release)
-        requests = [_request(ask, stored[ask.user_id], release.scorer) for ask in batch.asks]
-        states = release.scorer.states(requests)
-        survival = release.scorer.survival(states)
+        scorer = release.scorer
+        histories = [
+            stored[ask.user_id].history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
+            for ask in batch.asks
+        ]
+        requests = [
+            UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
+            for ask, history in zip(batch.asks, histories, strict=True)
+        ]
+        states = scorer.states(requests)
+        survival = scorer.survival(states)
         profiles, facts = [], []
-        for place, request in enumerate(requests):
+        for place, (request, history) in enumerate(zip(requests, histories, strict=True)):
             chances = None if survival is None else survival[place]
-            activity_N = request.history.time_N[release.scorer.vocabulary.is_activity(request.history)]
-            profile = _profile(request, activity_N, chances=chances, release=release)
-            profiles.append(profile)
-            facts.append(RetentionFacts(request.user_id, request.time, activity_N))
+            profiles.append(_profile(request, _activity(request.history, scorer), chances=chances, release=release))
+            # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
+            facts.append(RetentionFacts(request.user_id, request.time, _activity(history.before(request.time), scorer)))
         return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(states, protocol=pickle.HIGHEST_PROTOCOL))
 
 
@@ -93,9 +100,8 @@ def merged(history: History, recent: History) -> History:
     )
 
 
-def _request(ask: ProfileAsk, stored: StoredHistory, scorer: Scorer) -> UserRequest:
-    history = stored.history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
-    return UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
+def _activity(history: History, scorer: Scorer) -> NDArray[np.int64]:
+    return history.time_N[scorer.vocabulary.is_activity(history)]
 
 
 def _profile(

@@ -113,6 +113,16 @@ def test_recent_events_of_the_caller_count(profiler: Profiler) -> None:
     assert (profile.stage, profile.events, profile.monetary["7"]) == ("new", 1, 3.0)
 
 
+def test_a_retention_decision_is_based_on_what_is_stored(profiler: Profiler) -> None:
+    recent = History(
+        np.array([5], np.int32), np.array([0], np.int16), np.array([3.0], np.float32), np.array([NOW - 20 * DAY_US])
+    )
+    with_recent, without = (profiled(profiler, ProfileAsk("ann", NOW, r)) for r in (recent, EMPTY))
+    assert with_recent.profiles[0].events == without.profiles[0].events + 1
+    assert with_recent.facts[0].activity_N.tolist() == [NOW - 40 * DAY_US, NOW - DAY_US]
+    assert without.facts[0].activity_N.tolist() == [NOW - 40 * DAY_US, NOW - DAY_US]
+
+
 def test_the_states_are_those_of_the_one_scoring_path(profiler: Profiler, scorer: Scorer) -> None:
     state = states_of(profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).states)[0]
     history = History(
