@@ -7,7 +7,7 @@ change is an override to `none`, when the kill switch was pulled or consent with
 
 Exactly once, though reserving and booking are two transactions: both use the decision's `action_id`, which is a hash of
 (user, epoch). A process that dies in between leaves a reservation that the next attempt finds and uses; booking settles it in
-the same transaction that writes the record. The draw is a hash as well, so the next attempt draws the same.
+the same transaction that writes the record. A reservation that nobody comes back for is released once its epoch is over. The draw is a hash as well, so the next attempt draws the same.
 """
 
 from __future__ import annotations
@@ -123,10 +123,11 @@ def _open(
 def _afford(cases: Sequence[_Case], *, store: Store, config: PolicyConfig, now: int) -> list[_Case]:
     """Reserve the highest cost that remains feasible for each; where it is refused, drop that action and try again."""
     left = {case.action_id: case.left for case in cases}
+    stale_us = (config.epoch_days + 1) * DAY_US  # an epoch across a daylight-saving change is an hour longer
     undecided = list(left)
     while undecided:
         asked = [Reservation(key, cost) for key in undecided if (cost := _dearest(left[key].actions)) > 0]
-        granted = store.reserve(asked, cap=config.budget, now=now) if asked else []
+        granted = store.reserve(asked, cap=config.budget, now=now, stale_us=stale_us) if asked else []
         undecided = []
         for request, yes in zip(asked, granted, strict=True):
             if not yes:

@@ -1,7 +1,7 @@
 """The budget ledger: reserve before deciding, settle when decided; spent + reserved ≤ cap at every moment.
 
 The budget's row is locked while a batch is granted (on SQLite the whole write transaction is), and the table itself refuses a row
-that is overspent. Every key is used once: repeating a call changes nothing. Amounts are kept in millionths of the
+that is overspent. What a process that died had reserved is given back once it is too old to be booked. Every key is used once: repeating a call changes nothing. Amounts are kept in millionths of the
 currency, so sums are exact.
 """
 
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, case, select, update
+from sqlalchemy import Connection, bindparam, case, delete, select, update
 
 from clm_ray.errors import StoreError
 from clm_ray.store.engine import chunks, insert
@@ -32,13 +32,22 @@ class _Held:
 
 
 def reserve(
-    connection: Connection, requests: Sequence[Reservation], *, budget: str, cap: float, now: int
+    connection: Connection,
+    requests: Sequence[Reservation],
+    *,
+    budget: str,
+    cap: float,
+    now: int,
+    stale_us: int | None = None,
 ) -> list[bool]:
     """Make each key hold at least its amount, in order; True where it does.
 
     A key that holds enough already, or is settled, is True and moves nothing; one that holds less is raised by the difference. A
     refusal leaves what the key held before. A `cap` below what is already committed stops all further reservations.
+    Reservations of this budget that are not settled `stale_us` after they were made (µs; None: never) are released first.
     """
+    if stale_us is not None:
+        _release(connection, budget, made_before=now - stale_us)
     free = _set_cap(connection, budget, _micros(cap, "budget"))
     held = _held(connection, [request.key for request in requests])
     granted, changed, total = [], {}, 0
@@ -96,6 +105,15 @@ def state(connection: Connection, *, budget: str) -> Budget:
     """Cap, reserved and spent; all zero for a budget never used."""
     row = connection.execute(select(BUDGETS).where(BUDGETS.c.name == budget)).one_or_none()
     return Budget(0, 0, 0) if row is None else Budget(cap=row.cap, reserved=row.reserved, spent=row.spent)
+
+
+def _release(connection: Connection, budget: str, *, made_before: int) -> None:
+    """Give back what is reserved and not settled; as if it had never been asked for."""
+    of = RESERVATIONS.c
+    stale = delete(RESERVATIONS).where(of.budget == budget, of.spent.is_(None), of.created_at < made_before)
+    amounts = connection.execute(stale.returning(of.amount)).scalars().all()
+    if amounts:
+        _move(connection, budget, reserved=-sum(amounts), spent=0)
 
 
 def _set_cap(connection: Connection, budget: str, cap: int) -> int:

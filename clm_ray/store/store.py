@@ -183,11 +183,17 @@ class Store:
     # the ledger
 
     def reserve(
-        self, requests: Sequence[Reservation], *, cap: float, now: int, budget: str = RETENTION_BUDGET
+        self,
+        requests: Sequence[Reservation],
+        *,
+        cap: float,
+        now: int,
+        stale_us: int | None = None,
+        budget: str = RETENTION_BUDGET,
     ) -> list[bool]:
         """Reserve money for each key, in order, never beyond `cap`; True where the key holds its amount. See `store.ledger`."""
         with self.writing() as connection:
-            return ledger.reserve(connection, requests, budget=budget, cap=cap, now=now)
+            return ledger.reserve(connection, requests, budget=budget, cap=cap, now=now, stale_us=stale_us)
 
     def settle(self, amounts: Mapping[str, float]) -> None:
         """Key → how much of its reservation is spent; the rest is given back. Once per key. `book` does this for decisions."""

@@ -153,6 +153,24 @@ def test_a_crash_between_reserving_and_booking_costs_nothing(store: Store, monke
     assert (store.budget().reserved, store.budget().spent) == (0, sum(round(d.cost * MICROS) for d in made))
 
 
+def test_what_a_crash_left_reserved_is_released_when_its_epoch_is_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EVERYONE.model_copy(update={"budget": 50.0})
+    with monkeypatch.context() as patch:
+
+        def crash(_batch: object) -> None:
+            raise OSError("killed")
+
+        patch.setattr(store, "book", crash)
+        with pytest.raises(OSError, match="killed"):
+            run(store, [user(f"u{n}", stage="churned") for n in range(10)], config=config)
+    others = [user(f"v{n}", stage="churned") for n in range(10)]
+    assert all(made.feasible == ("none",) for made in run(store, others[:5], config=config, now=NOW + 7 * DAY))
+    assert all("win_back" in made.feasible for made in run(store, others[5:], config=config, now=NOW + 9 * DAY))
+    assert store.budget().reserved == 0
+
+
 def test_two_at_once_book_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one looks before the first has booked, sees other features, and books after it."""
     inputs = [user(f"u{n}", stage="churned") for n in range(20)]

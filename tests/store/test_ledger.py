@@ -20,7 +20,13 @@ _fresh = count()
 
 CENTS = st.integers(0, 500)
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["reserve", "settle"]), st.integers(0, 5), CENTS, st.sampled_from([300, 1000])),
+    st.tuples(
+        st.sampled_from(["reserve", "settle"]),
+        st.integers(0, 5),
+        CENTS,
+        st.sampled_from([300, 1000]),
+        st.sampled_from([0, 0, 3, 11]),
+    ),
     max_size=15,
 )
 
@@ -31,19 +37,25 @@ def micros(amount: float) -> int:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
-def test_never_overspent_and_exact(store: Store, steps: list[tuple[str, int, int, int]]) -> None:
+def test_never_overspent_and_exact(store: Store, steps: list[tuple[str, int, int, int, int]]) -> None:
+    """Cents by key in plain dicts say what must be; reservations go stale after 10 µs."""
     budget = f"budget-{next(_fresh)}"
     held: dict[str, int] = {}
     spent: dict[str, int] = {}
-    for what, number, cents, cap in steps:
-        key, amount = f"{budget}-{number}", cents / 100
+    made: dict[str, int] = {}
+    now = 0
+    for what, number, cents, cap, pause in steps:
+        key, amount, now = f"{budget}-{number}", cents / 100, now + pause
         if what == "reserve":
+            held = {k: cents_held for k, cents_held in held.items() if now - made[k] <= 10}
             committed = sum(spent.values()) + sum(held.values())
             more = cents - held.get(key, 0)
             held_enough = key in spent or (key in held and more <= 0)
             expected = held_enough or committed + more <= max(cap, committed)
-            assert store.reserve([Reservation(key, amount)], cap=cap / 100, now=0, budget=budget) == [expected]
+            granted = store.reserve([Reservation(key, amount)], cap=cap / 100, now=now, stale_us=10, budget=budget)
+            assert granted == [expected]
             if expected and not held_enough:
+                made[key] = made[key] if key in held else now
                 held[key] = cents
         elif key in held and cents <= held[key]:
             store.settle({key: amount})
