@@ -30,11 +30,16 @@ class Choice:
 
 
 def what_is_left(
-    *, stage: Stage, consent: bool, holdout: bool, last_taken: Mapping[str, int], now: int, config: PolicyConfig
+    *, stage: Stage, consent: bool, holdout: bool, last_taken: Mapping[str, int], epoch_start: int, config: PolicyConfig
 ) -> Feasible:
     """The actions that kill switch, consent, holdout, eligibility and cooldown leave, before the budget is asked."""
     at = Circumstances(
-        enabled=config.enabled, consent=consent, holdout=holdout, stage=stage, now=now, last_taken=last_taken
+        enabled=config.enabled,
+        consent=consent,
+        holdout=holdout,
+        stage=stage,
+        epoch_start=epoch_start,
+        last_taken=last_taken,
     )
     return feasible(catalogue_of(config), at)
 
@@ -66,7 +71,7 @@ def replay(decision: RetentionDecision, *, config: PolicyConfig) -> Choice:
         consent=decision.consent,
         holdout=decision.holdout,
         last_taken=decision.last_taken,
-        now=decision.time,
+        epoch_start=decision.epoch_start,
         config=config.model_copy(update={"enabled": "kill_switch" not in rules.values()}),
     )
     refused = [action.cost for action in left.actions if rules.get(action.name) == BUDGET]

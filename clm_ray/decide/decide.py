@@ -68,7 +68,7 @@ def decide(
     decided.update(_withdraw(decided, by_user, store=store, config=config, now=now))
     fresh = [given for user_id, given in by_user.items() if user_id not in decided]
     if fresh:
-        cases = _afford(_open(fresh, epochs, store=store, config=config, now=now), store=store, config=config, now=now)
+        cases = _afford(_open(fresh, epochs, store=store, config=config), store=store, config=config, now=now)
         policy = policy_digest(config)
         records = [_record(case, config=config, policy=policy, now=now, release_id=release_id) for case in cases]
         decided.update((decision.user_id, decision) for decision in store.book(records))
@@ -106,7 +106,7 @@ def _withdraw(
 
 
 def _open(
-    fresh: Sequence[DecisionInput], epochs: Mapping[str, Epoch], *, store: Store, config: PolicyConfig, now: int
+    fresh: Sequence[DecisionInput], epochs: Mapping[str, Epoch], *, store: Store, config: PolicyConfig
 ) -> list[_Case]:
     last_taken = store.last_actions([given.user_id for given in fresh])
     cases = []
@@ -114,7 +114,12 @@ def _open(
         epoch, last = epochs[given.user_id], last_taken.get(given.user_id, {})
         holdout = in_holdout(given.user_id, experiment=config.holdout_experiment, share=config.holdout_share)
         left = what_is_left(
-            stage=given.stage, consent=given.consent, holdout=holdout, last_taken=last, now=now, config=config
+            stage=given.stage,
+            consent=given.consent,
+            holdout=holdout,
+            last_taken=last,
+            epoch_start=epoch.start,
+            config=config,
         )
         cases.append(_Case(given, epoch, action_id_of(given.user_id, epoch.index), last, holdout, left))
     return cases

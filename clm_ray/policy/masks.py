@@ -20,13 +20,14 @@ BUDGET = "budget"
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Everything the rules look at. `last_taken`: action → when this user last got it (µs); `now`: µs."""
+    """Everything the rules look at. `epoch_start`: that of the decision (µs); `last_taken`: action → start of the epoch in which this
+    user last got it (µs). When within an epoch somebody asked is not in it, so that it cannot matter."""
 
     enabled: bool
     consent: bool
     holdout: bool
     stage: Stage
-    now: int
+    epoch_start: int
     last_taken: Mapping[str, int]
 
 
@@ -72,9 +73,12 @@ def _eligibility(action: Action, at: Circumstances) -> str | None:
 
 def _cooldown(action: Action, at: Circumstances) -> str | None:
     last = at.last_taken.get(action.name)
-    if last is None or at.now - last >= action.cooldown_us:
+    if last is None:
         return None
-    return f"taken {(at.now - last) / DAY_US:.1f} days ago, again after {action.cooldown_us / DAY_US:g}"
+    days = round((at.epoch_start - last) / DAY_US)  # between local midnights: an hour more or less is daylight saving
+    if days * DAY_US >= action.cooldown_us:
+        return None
+    return f"taken in the epoch that began {days} days before, again after {action.cooldown_us / DAY_US:g}"
 
 
 RULES: tuple[tuple[str, Rule], ...] = (

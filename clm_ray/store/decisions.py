@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, select, tuple_, update
+from sqlalchemy import Connection, select, tuple_, update
 
 from clm_ray.config.policy import NO_ACTION
 from clm_ray.errors import StoreError
@@ -70,13 +70,15 @@ def decisions_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> dic
 
 
 def last_actions(connection: Connection, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """User → action → when it was last decided (µs); `none` is left out, and so are users without any."""
+    """User → action → start of the epoch it was last decided in (µs); `none` is left out, and so are users without any."""
     last: dict[str, dict[str, int]] = defaultdict(dict)
     of = RETENTION_DECISIONS.c
     for part in chunks(dict.fromkeys(user_ids)):
-        query = select(of.user_id, of.action, func.max(of.time).label("time")).group_by(of.user_id, of.action)
-        for row in connection.execute(query.where(of.user_id.in_(part), of.action != NO_ACTION)):
-            last[row.user_id][row.action] = row.time
+        query = select(of.record).where(of.user_id.in_(part), of.action != NO_ACTION)
+        for record in connection.execute(query).scalars():
+            made = RetentionDecision.from_json(record)
+            taken = last[made.user_id]
+            taken[made.action] = max(made.epoch_start, taken.get(made.action, made.epoch_start))
     return dict(last)
 
 

@@ -71,7 +71,7 @@ class RetentionDecision:
 
     feasible, probabilities: the final, masked distribution, marginal over the uniform slice. action, propensity: what was drawn
     from it and how likely that was; neither ever changes. overrides: what replaced the action later; deliver `in_force`.
-    policy_digest: of the rules and weights behind policy_version. cost: what is set aside for the action, in the recipe's currency. stage, consent, last_taken (action → µs): what the rules saw;
+    policy_digest: of the rules and weights behind policy_version. cost: what is set aside for the action, in the recipe's currency. stage, consent, last_taken (action → start of its epoch, µs): what the rules saw;
     features_digest: of what the policy saw. outcome_due: when the outcome can be read, µs.
     """
 

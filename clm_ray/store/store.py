@@ -161,7 +161,7 @@ class Store:
             return decisions.decisions_of(connection, keys)
 
     def last_actions(self, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-        """User → action → when last decided, µs (for cooldowns)."""
+        """User → action → start of the epoch it was last decided in, µs (for cooldowns)."""
         with self.reading() as connection:
             return decisions.last_actions(connection, user_ids)
 

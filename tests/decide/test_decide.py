@@ -113,6 +113,15 @@ def test_a_cooldown_reaches_into_the_next_epoch(store: Store) -> None:
     assert rules(epochs[1])["coupon"] == "cooldown"
 
 
+@pytest.mark.parametrize(("first", "later"), [(0, 0), (0, 7 * DAY - 1), (7 * DAY - 1, 0)])
+def test_the_moment_within_the_epoch_does_not_change_a_cooldown(store: Store, first: int, later: int) -> None:
+    (taken,) = run(store, [user("u")], config=certain("coupon"), now=MONDAY + first)
+    (cooling,) = run(store, [user("u")], config=certain("coupon"), now=MONDAY + 21 * DAY + later)
+    (again,) = run(store, [user("u")], config=certain("coupon"), now=MONDAY + 28 * DAY + later)
+    assert [made.action for made in (taken, cooling, again)] == ["coupon", "none", "coupon"]
+    assert cooling.last_taken == {"coupon": MONDAY}
+
+
 def test_the_budget_is_spent_and_never_overspent(store: Store) -> None:
     config = EVERYONE.model_copy(update={"budget": 60.0})
     made = run(store, [user(f"u{n}", stage="churned") for n in range(100)], config=config)

@@ -125,16 +125,16 @@ def test_an_override_keeps_what_was_drawn(store: Store, decision: Callable[..., 
     assert changed == [replace(booked, overrides=(Override("none", "consent", 30),))]
     assert (changed[0].in_force, changed[0].action, booked.in_force) == ("none", "coupon", "coupon")
     assert store.book([decision(time=50)]) == changed
-    assert store.last_actions(["u"]) == {"u": {"coupon": 10}}
+    assert store.last_actions(["u"]) == {"u": {"coupon": booked.epoch_start}}
 
 
 def test_last_actions_are_the_latest_of_each(store: Store, decision: Callable[..., RetentionDecision]) -> None:
     store.book(
         [
-            decision(epoch=1, time=10),
-            decision(epoch=2, time=20),
-            decision(epoch=3, time=30, action="none"),
-            decision(epoch=4, time=25, action="reminder"),
+            decision(epoch=1, epoch_start=10, time=11),
+            decision(epoch=2, epoch_start=20, time=21),
+            decision(epoch=3, epoch_start=30, time=31, action="none"),
+            decision(epoch=4, epoch_start=25, time=26, action="reminder"),
         ]
     )
     assert store.last_actions(["u", "v"]) == {"u": {"coupon": 20, "reminder": 25}}
