@@ -24,7 +24,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from clm_ray.errors import ClmError, ConflictError, EndpointError, ForbiddenError, OverloadedError, RequestError
+from clm_ray.errors import ClmError, EndpointError, ForbiddenError, OverloadedError, RequestError
 from clm_ray.messages import (
     MAX_EVENTS,
     Event,
@@ -44,7 +44,7 @@ M = TypeVar("M", bound=BaseModel)
 ADMIN_HEADER = "X-Admin-Token"
 _PROBLEM = "application/problem+json"
 _LONGEST_WAIT_S = 5.0
-_BY_STATUS: dict[int, type[RequestError]] = {403: ForbiddenError, 409: ConflictError, 429: OverloadedError}
+_BY_STATUS: dict[int, type[RequestError]] = {403: ForbiddenError, 429: OverloadedError}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ ClmError
  ├── EndpointError      the endpoint cannot be reached, is not ready, or failed (5xx)
  └── RequestError       a request the endpoint refuses (4xx)
       ├── ForbiddenError      only an administrator may ask this (403)
-      ├── ConflictError       the same key with another body (409)
       └── OverloadedError     too many requests are waiting (429)
 """
 
@@ -98,12 +97,6 @@ class ForbiddenError(RequestError):
     """Only an administrator may ask this."""
 
     status = 403
-
-
-class ConflictError(RequestError):
-    """The same key was used before with another body."""
-
-    status = 409
 
 
 class OverloadedError(RequestError):

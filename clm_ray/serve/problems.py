@@ -24,7 +24,6 @@ _TITLES = {
     403: "Not allowed",
     404: "No such resource",
     405: "Method not allowed here",
-    409: "Conflict",
     413: "The request is too large",
     415: "The body is not JSON",
     422: "The request is not valid",
