@@ -33,7 +33,7 @@ class Calibration:
         weight_N: NDArray[np.float64],
         offset_N: NDArray[np.float64],
     ) -> Calibration:
-        """Maximum likelihood by Newton's method (Platt, 1999), with the sampling offset held fixed.
+        """Maximum likelihood by damped Newton steps (Platt, 1999), with the sampling offset held fixed.
 
         Returns the identity where only one class is there, or where the fit turns the order around or does not lower the log loss.
         """
@@ -43,12 +43,22 @@ class Calibration:
         design = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
         start = np.array([1.0, 0.0])
         parameters = start.copy()
+
+        def penalised(at: NDArray[np.float64]) -> float:
+            z = design @ at + offset_N
+            likelihood = float((weight_N * (np.logaddexp(0.0, z) - label_N * z)).sum())
+            return likelihood + 0.5 * _RIDGE * float(((at - start) ** 2).sum())
+
         for _ in range(_STEPS):
             p = _sigmoid(design @ parameters + offset_N)
             gradient = design.T @ (weight_N * (p - label_N)) + _RIDGE * (parameters - start)
             curvature = (design * (weight_N * p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(2)
             step = np.linalg.solve(curvature, gradient)
-            parameters -= step
+            # Far from the optimum a whole step overshoots where most probabilities are near 0 or 1.
+            loss = penalised(parameters)
+            while np.abs(step).max() >= 1e-9 and penalised(parameters - step) > loss:
+                step /= 2.0
+            parameters = parameters - step
             if np.abs(step).max() < 1e-9:
                 break
         fitted = Calibration(float(parameters[0]), float(parameters[1]), len(label_N))

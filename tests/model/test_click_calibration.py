@@ -25,6 +25,16 @@ def test_finds_the_distortion_behind_a_sampling_offset(offset: float) -> None:
     assert found.rows == len(label)
 
 
+@pytest.mark.parametrize(("mean", "spread"), [(-4.0, 2.0), (0.0, 4.0), (-6.0, 3.0)])
+@pytest.mark.parametrize("slope", [0.2, 0.4])
+def test_a_model_that_is_far_too_sure_is_tamed(mean: float, spread: float, slope: float) -> None:
+    rng = np.random.default_rng(4)
+    logit = rng.normal(mean, spread, 40_000)
+    label = (rng.random(40_000) < 1 / (1 + np.exp(-slope * logit))).astype(float)
+    found = Calibration.fit(logit, label, weight_N=np.ones(40_000), offset_N=np.zeros(40_000))
+    assert found.slope == pytest.approx(slope, abs=0.03)
+
+
 def test_weights_count_as_repetitions() -> None:
     logit, label, _, offsets = _drawn(0.8, -0.3, offset=0.0, rows=2000)
     twice = np.where(np.arange(2000) % 2, 2.0, 1.0)
