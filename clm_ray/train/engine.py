@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -65,6 +66,9 @@ def parameter_groups(model: Recommender, config: TrainConfig) -> list[dict[str, 
 
 def start_engine(model: Recommender, config: TrainConfig) -> Any:
     """deepspeed.initialize on the process group that Ray Train has started."""
+    if not config.use_gpu:
+        # Else DeepSpeed moves the model to a GPU that the machine has and this run was not given.
+        os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
     if not config.use_gpu:

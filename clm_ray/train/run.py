@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.config.train import TrainConfig
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import TrainError
@@ -57,6 +58,7 @@ def train(
     if (run / DONE).is_file() and not fresh:
         return run
     _check(recipe, dataset)
+    _say_what_is_missing(recipe.train, say=say)
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
     _fit(recipe, dataset, run, say=say)
@@ -70,6 +72,21 @@ def _check(recipe: Recipe, dataset: Path) -> None:
     settings(recipe.train)
     if recipe.model.use_text:
         check_encoder(recipe.model.encoder)
+
+
+def _say_what_is_missing(config: TrainConfig, *, say: Say) -> None:
+    """Ray Train waits for its workers' resources without a word, for ever where no autoscaler adds them."""
+    import ray
+
+    if not ray.is_initialized():
+        return
+    kind = "GPU" if config.use_gpu else "CPU"
+    has = int(ray.cluster_resources().get(kind, 0))
+    if has < config.num_workers:
+        say(
+            f"waiting for {config.num_workers} {kind}s, the cluster has {has}: without an autoscaler they never come; "
+            "then stop, and give train.num_workers and train.use_gpu by --set"
+        )
 
 
 def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
