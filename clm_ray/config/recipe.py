@@ -71,6 +71,19 @@ class Recipe(Section):
     store: StoreConfig = StoreConfig()
     """Online state."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_slates(cls, raw: Any) -> Any:
+        """Add the event type that served slates come back as, where the recipe does not name it."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("event_types"), dict) or not raw["event_types"]:
+            return raw
+        serve = raw.get("serve", {})
+        name = serve.get("impression_event") if isinstance(serve, dict) else getattr(serve, "impression_event", None)
+        name = name or ServeConfig().impression_event
+        if not isinstance(name, str) or name in raw["event_types"]:
+            return raw
+        return {**raw, "event_types": {**raw["event_types"], name: {"roles": []}}}
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         roles = {role for t in self.event_types.values() for role in t.roles}
@@ -85,6 +98,11 @@ class Recipe(Section):
             )
         if self.impressions.negatives == "explicit" and "negative" not in roles and not rated:
             raise ValueError("impressions.negatives explicit needs a type with the role negative or with positive_from")
+        if self.event_types[self.serve.impression_event].roles:
+            raise ValueError(
+                f"event_types.{self.serve.impression_event}: served slates come back as this type (serve.impression_event), "
+                "their items and labels as candidates: it may have no role of its own"
+            )
         if self.features.max_history <= self.sequences.max_context:
             raise ValueError(
                 "features.max_history must exceed sequences.max_context: the endpoint keeps no more events"

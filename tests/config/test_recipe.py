@@ -195,3 +195,17 @@ def test_unquoted_dates_of_a_file_are_dates(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(RAW) + split, encoding="utf-8")
     recipe = load_recipe(str(file))
     assert (recipe.split.train_end, recipe.split.valid_end) == ("2024-01-31", "2024-02-10T12:00:00")
+
+
+def _made(**sections: Any) -> Recipe:
+    return recipe_from({**copy.deepcopy(RAW), **sections})
+
+
+def test_the_type_of_served_slates_is_always_there_and_has_no_role() -> None:
+    types = {"buy": {"roles": ["positive", "context", "activity"]}}
+    made = _made(event_types=types)
+    assert made.event_types["impression"].roles == ()
+    other = _made(event_types=types, serve={"impression_event": "slate"})
+    assert set(other.event_types) == {"buy", "slate"}
+    with_role = {**types, "impression": {"roles": ["context"]}}
+    assert "served slates" in str(refused(event_types=with_role))
