@@ -7,7 +7,7 @@ Shape letters: K statistics rows, Q queries.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -34,6 +34,8 @@ class ItemStatistics:
     events_K: NDArray[np.float32]
     positives_K: NDArray[np.float32]
     total_K: NDArray[np.float64]
+    until: int = _DAYS - 1
+    """Windows of later days are those of this day: what came in after the table was made is not in it, and is no decline."""
 
     @staticmethod
     def from_daily(
@@ -63,6 +65,10 @@ class ItemStatistics:
             item, day, cumulative[0].astype(np.float32), cumulative[1].astype(np.float32), cumulative[2]
         )
 
+    def as_released(self) -> ItemStatistics:
+        """These statistics for serving at later times: their windows end with their last day."""
+        return replace(self, until=int(self.day_K.max(initial=0)) + 1)
+
     @cached_property
     def _key_K(self) -> NDArray[np.int64]:
         return self.item_K.astype(np.int64) * _DAYS + self.day_K
@@ -85,7 +91,8 @@ class ItemStatistics:
         return np.where(known, self.positives_K[row], 0.0) if len(self.item_K) else np.zeros(len(item_Q))
 
     def window(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, days: int) -> NDArray[np.float64]:
-        """Events of the item on the `days` days before day_Q."""
+        """Events of the item on the `days` days before day_Q (before `until` where day_Q is later)."""
+        day_Q = np.minimum(day_Q, self.until)
         return self.events(item_Q, day_Q) - self.events(item_Q, day_Q - days)
 
     def like_rate(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, prior: float) -> NDArray[np.float64]:

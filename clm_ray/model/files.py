@@ -97,9 +97,10 @@ class ModelFolder:
         return Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
 
     def statistics(self) -> ItemStatistics:
-        """Dated item statistics."""
+        """Dated item statistics, as they stood when the model was released: questions come later, new counts do not."""
         table = pq.read_table(self.folder / "item_statistics.parquet")
-        return ItemStatistics(*(table.column(n).to_numpy() for n in ("item", "day", "events", "positives", "total")))
+        columns = (table.column(n).to_numpy() for n in ("item", "day", "events", "positives", "total"))
+        return ItemStatistics(*columns).as_released()
 
     def users(self) -> pa.Table:
         """The user table."""

@@ -77,3 +77,15 @@ def test_one_absurd_price_spoils_its_own_item_alone() -> None:
     ones = np.ones(3)
     found = ItemStatistics.from_daily(item, day, ones, ones, np.array([1e30, 5.0, 7.0]))
     assert found.mean_total(np.array([2, 2], np.int32), np.array([2, 3])).tolist() == [5.0, 6.0]
+
+
+def test_a_released_table_does_not_fade_with_time() -> None:
+    item, day = np.array([1, 1, 2], np.int32), np.array([10, 12, 11], np.int32)
+    found = ItemStatistics.from_daily(item, day, *(np.array([3, 2, 5], float) for _ in range(3)))
+    released = found.as_released()
+    items, later = np.array([1, 2], np.int32), np.array([40, 40])
+    assert found.window(items, later, days=7).tolist() == [0, 0]
+    assert released.window(items, later, days=7).tolist() == [5, 5]
+    for known in (10, 11, 12, 13):
+        at = np.full(2, known)
+        assert released.window(items, at, days=2).tolist() == found.window(items, at, days=2).tolist()
