@@ -79,9 +79,17 @@ def test_without_a_dataset_the_job_to_run_first_is_named(
 
 @pytest.mark.ray
 def test_without_a_run_the_job_to_run_first_is_named(told: Told, trained_shop: Shop) -> None:
-    other = trained_shop.change("train.seed=77")
-    assert "jobs/train.py" in told(publish.main, *other.arguments())
+    assert "jobs/train.py" in told(publish.main, *trained_shop.arguments("--run", "nothing"))
     assert "jobs/train.py" in told(evaluate.main, *trained_shop.arguments("--run", "nothing"))
+
+
+@pytest.mark.ray
+def test_a_run_trained_with_other_settings_is_found(
+    trained_shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = trained_shop.copy(tmp_path / "workspace")
+    publish.main(shop.change("train.seed=77").arguments())
+    assert f"of run {trained_shop.run_folder.name} is current" in capsys.readouterr().out
 
 
 def test_without_a_store_there_is_nothing_to_compact(told: Told, shop_recipe: Shop, tmp_path: Path) -> None:
