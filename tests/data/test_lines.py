@@ -36,7 +36,7 @@ def test_rows_carry_the_number_of_their_line():
 
 @pytest.mark.parametrize(
     "line",
-    [b"1", b"1,2,3", b'"1,2', b'1,"2', b"\xff,2", b'x"1,"2'],
+    [b"1", b"1,2,3", b'"1,2', b'1,"2', b"\xff,2", b'x"1,"2', b"1\r,2", b"1,2\r3,4", b'"1",2\r"3",4'],
 )
 def test_a_broken_csv_line_costs_itself_alone(line):
     read = csv_lines(b"a,b\n1,2\n" + line + b'\n3,"4,5"\n6,7\n')
@@ -57,6 +57,12 @@ def test_header_with_mark_quotes_spaces_and_repeats():
     assert csv_header(pa.BufferReader(data), delimiter=";") == ["a", "b;c", "a#2"]
     assert csv_lines(data, columns=("a", "a#2"), delimiter=";").rows == [{"a": "1", "a#2": "3", "row": 3}]
     assert csv_header(pa.BufferReader(b"\n\n"), delimiter=",") == []
+
+
+def test_a_carriage_return_is_text_within_quotes_and_nothing_else_makes_up_for_it():
+    read = csv_lines(b'a,b\n"1\r2",3\n4,5\r6,7\n8,"9\n"\n')
+    assert [(row["a"], row["b"]) for row in read.rows] == [("1\r2", "3")]
+    assert [number for number, _ in read.broken] == [3, 4, 5]
 
 
 TEXT = st.text(st.characters(exclude_characters="\n\r\0", codec="utf-8"), max_size=8)

@@ -82,7 +82,13 @@ def test_a_rare_key_of_json_lines_may_be_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "format", "content"),
-    [("t.parquet", "parquet", b"PAR1 this is none"), ("t.parquet", "parquet", b""), ("t.csv.gz", "csv", b"not gzip")],
+    [
+        ("t.parquet", "parquet", b"PAR1 this is none"),
+        ("t.parquet", "parquet", b""),
+        ("t.csv.gz", "csv", b"not gzip"),
+        ("t.csv", "csv", b"a\rb,c\n1,2\n"),
+        ("t.csv", "csv", b'a,"b\n1,2\n'),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, format, content):
     (tmp_path / name).write_bytes(content)

@@ -33,7 +33,7 @@ class Lines:
 
 
 def csv_header(stream: pa.NativeFile, *, delimiter: str) -> list[str]:
-    """Column names: the first line that is not empty. An empty file has none."""
+    """Column names: the first line that is not empty. An empty file has none. Raises csv.Error for a line that is none of CSV."""
     for _, lines in _blocks(stream, block_bytes=1 << 16):
         for line in lines:
             if line:
@@ -108,9 +108,12 @@ def _csv_block(
     numbered: Sequence[tuple[int, bytes]], *, header: Sequence[str], columns: Sequence[str], delimiter: str
 ) -> Lines:
     row = np.array([number for number, _ in numbered], np.int64)
+    data = b"\n".join(line for _, line in numbered)
+    if b"\r" in data:  # a line's end to Arrow, not here
+        return _csv_lines(numbered, header=header, columns=columns, delimiter=delimiter)
     try:
         table = pyarrow.csv.read_csv(
-            pa.BufferReader(b"\n".join(line for _, line in numbered)),
+            pa.BufferReader(data),
             read_options=pyarrow.csv.ReadOptions(column_names=list(header), use_threads=False, block_size=1 << 30),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -149,7 +152,10 @@ def _header(line: bytes, *, delimiter: str) -> list[str]:
     """Column names without spaces around them; a name that comes again is numbered (`name#2`)."""
     seen: dict[str, int] = {}
     names = []
-    for raw in _split(line.decode(errors="replace"), delimiter=delimiter) or []:
+    fields = _split(line.decode(errors="replace"), delimiter=delimiter)
+    if fields is None:
+        raise csv.Error("the line of column names has an open quote or a carriage return in it")
+    for raw in fields:
         name = raw.strip()
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
@@ -157,13 +163,14 @@ def _header(line: bytes, *, delimiter: str) -> list[str]:
 
 
 def _split(line: str, *, delimiter: str) -> list[str] | None:
-    """The fields of one line; None where a quote stays open."""
-    try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
-    except csv.Error as error:
-        if "unexpected end" in str(error) or "field larger" in str(error):
-            return None
-    return next(csv.reader([line], delimiter=delimiter), [])
+    """The fields of one line; None where a quote stays open, or a carriage return stands outside quotes."""
+    for strict in (True, False):
+        try:
+            return next(csv.reader([line], delimiter=delimiter, strict=strict), [])
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                return None
+    return None
 
 
 def _object(line: bytes) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def _inspect(place: Place, *, config: TableConfig, field: str) -> TableFile:
                 names = tuple(csv_header(stream, delimiter=config.delimiter))
             else:
                 names = tuple(jsonl_keys(stream))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, csv.Error) as error:
         raise _damaged(place, error, format=config.format, field=field) from error
     return TableFile(place, config.format, config.delimiter, names)
 
