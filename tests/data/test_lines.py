@@ -102,6 +102,16 @@ def test_json_lines():
     assert jsonl_keys(pa.BufferReader(data)) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    "line", [rb'{"a": "x\ud83d"}', rb'{"\ud83d": 1}', rb'{"a": [{"b": "\udc00"}]}', b'{"a": ' + b"[" * 100_000]
+)
+def test_json_that_is_no_text_or_too_deep_is_a_broken_line(line):
+    read = json_lines(b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
+    assert [row["a"] for row in read.rows] == [1, 2]
+    assert [number for number, _ in read.broken] == [2]
+    assert jsonl_keys(pa.BufferReader(line)) == []
+
+
 def test_json_values_of_mixed_types_become_text():
     data = b"".join(json.dumps({"a": a}).encode() + b"\n" for a in (5, "five", 5.5, None, True))
     assert [row["a"] for row in json_lines(data, columns=("a",)).rows] == ["5", "five", "5.5", None, "true"]

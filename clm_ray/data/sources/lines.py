@@ -174,12 +174,16 @@ def _split(line: str, *, delimiter: str) -> list[str] | None:
 
 
 def _object(line: bytes) -> dict[str, object] | None:
-    """One JSON object; None where the line is none. NaN and Infinity, which JSON does not know but Python writes, are read."""
+    """One JSON object; None where the line is none. NaN and Infinity, which JSON does not know but Python writes, are read.
+
+    Half of a surrogate pair is no character: a line with one (a text cut off within an emoji) is none either.
+    """
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
         try:
             record = json.loads(line)
-        except ValueError:
+            json.dumps(record, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
             return None
     return record if isinstance(record, dict) else None
