@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clm_ray.config.section import Section
 
@@ -34,11 +34,19 @@ class TableConfig(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     """Contract column → column in the file. Columns not named keep their name."""
     delimiter: str = ","
-    """CSV delimiter."""
+    """CSV delimiter: one ASCII character; `\\t`, also written as these two characters, is the tab."""
     timezone: str = "UTC"
     """Zone of times without an offset (IANA name)."""
     time_unit: Literal["auto", "s", "ms", "us"] = "auto"
     """Unit of numeric times; `auto` decides by magnitude (and refuses what is ambiguous)."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str) -> str:
+        delimiter = "\t" if delimiter == "\\t" else delimiter
+        if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+            raise ValueError('one ASCII character is needed, not a quote or a line break, e.g. ";" or "\\t"')
+        return delimiter
 
 
 class EventsTableConfig(TableConfig):

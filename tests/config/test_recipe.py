@@ -209,3 +209,19 @@ def test_the_type_of_served_slates_is_always_there_and_has_no_role() -> None:
     assert set(other.event_types) == {"buy", "slate"}
     with_role = {**types, "impression": {"roles": ["context"]}}
     assert "served slates" in str(refused(event_types=with_role))
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", "§", '"', "\n", "\r", "\0", "\\n"])
+def test_a_delimiter_is_one_character(delimiter: str) -> None:
+    error = refused(source={"kind": "files", "events": {"paths": ["x"], "format": "csv", "delimiter": delimiter}})
+    assert error.field == "source.events.delimiter"
+    assert error.value == delimiter
+    assert "one ASCII character" in str(error)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("\\t", "\t"), ("\t", "\t"), (";", ";"), ("|", "|")])
+def test_a_tab_may_be_written_as_two_characters(given: str, meant: str) -> None:
+    events = {"paths": ["x"], "format": "csv", "delimiter": given}
+    recipe = recipe_from({**RAW, "source": {"kind": "files", "events": events}})
+    assert recipe.source.events is not None
+    assert recipe.source.events.delimiter == meant
