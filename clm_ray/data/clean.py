@@ -36,8 +36,8 @@ UNKNOWN_TYPE = "unknown event type"
 NO_NUMBER = "value is not a number"
 MISSING_ITEM = "missing item_id"
 
-ROW = "row"
-"""Column of raw rows: where the row stands in its file (a line of text, or a row of Parquet; both from 1)."""
+ROW = "__row__"
+"""Column of raw rows: where the row stands in its file (a line of text, or a row of Parquet; both from 1). No file's own name."""
 CONTEXT = "context"
 """Column of raw rows: a map; columns named `context.NAME` hold one entry each."""
 
@@ -48,7 +48,7 @@ CLEANED = pa.schema(
         pa.field("part", pa.int32(), nullable=False),
         *DIGEST,
         pa.field("file", pa.int32(), nullable=False),
-        pa.field(ROW, pa.int64(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
     ]
@@ -96,7 +96,7 @@ def rules_of(recipe: Recipe, *, now_us: int, timezone: str = "UTC", time_unit: T
 
 
 def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
-    """Raw rows (contract columns of any type, as far as the file has them, and `row`) → CLEANED.
+    """Raw rows (contract columns of any type, as far as the file has them, and ROW) → CLEANED.
 
     Raises SchemaError where a whole column has an impossible type (a list of users, a duration as time).
     """
@@ -173,7 +173,7 @@ def _cleaned(
         "digest_high": digest_N2[:, 0],
         "digest_low": digest_N2[:, 1],
         "file": np.full(len(row_N), file, np.int32),
-        ROW: row_N,
+        "row": row_N,
         "reason": reason,
         "detail": detail,
     }

@@ -70,6 +70,17 @@ def test_a_catalogue_in_csv(tmp_path):
     ]
 
 
+def test_a_column_of_ones_own_may_be_called_row(tmp_path):
+    paths = write(tmp_path / "seats.csv", "item_id,row\na,7\nb,8\n,9\n")
+    read = read_items(
+        ItemsTableConfig(paths=paths, format="csv", text="row {row}", categories=("row",), numeric=("row",))
+    )
+    assert read.table.column("text").to_pylist() == ["row 7", "row 8"]
+    assert read.table.column("numeric").to_pylist() == [[("row", 7.0)], [("row", 8.0)]]
+    (rejected,) = read.rejected.to_pylist()
+    assert (rejected["row"], json.loads(rejected["detail"])["row"]) == (4, "9")
+
+
 def test_lists_in_parquet_and_json(tmp_path):
     pq.write_table(
         pa.table({"item_id": [1.0, 2.0], "genre": [["a", "b", "a"], None], "flags": [["adult"], []]}),

@@ -43,7 +43,7 @@ def rules() -> Rules:
 
 def rows(*records: dict[str, object]) -> pa.Table:
     table = pa.Table.from_pylist([{**GOOD, **record} for record in records])
-    return table.append_column("row", pa.array(range(1, len(records) + 1), pa.int64()))
+    return table.append_column(clean.ROW, pa.array(range(1, len(records) + 1), pa.int64()))
 
 
 def test_a_clean_row(rules):
@@ -153,14 +153,14 @@ def test_details_of_wild_values_are_json(rules):
             "event_type": pa.array([b"\xff"]),
             "timestamp": pa.array([2**62], pa.timestamp("s")),
             "value": pa.array([float("nan")]),
-            "row": [1],
+            clean.ROW: [1],
         }
     )
     assert json.loads(clean_rows(raw, rules=rules, file=0)["detail"][0].as_py())["value"] is None
 
 
 def test_columns_that_are_not_there_read_as_null(rules):
-    raw = rows({"event_type": "mail"}).select(["user_id", "event_type", "timestamp", "row"])
+    raw = rows({"event_type": "mail"}).select(["user_id", "event_type", "timestamp", clean.ROW])
     (row,) = clean_rows(raw, rules=rules, file=0).to_pylist()
     assert row["reason"] is None
     assert (row["item_id"], row["value"], row["event_id"], row["context"]) == (None, None, None, [])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clm_ray.config.recipe import recipe_from
-from clm_ray.data.clean import clean_rows, rules_of
+from clm_ray.data.clean import ROW, clean_rows, rules_of
 from clm_ray.data.duplicates import CONFLICT, DUPLICATE, content_digest, partition_of, settle_ids
 
 RECIPE = recipe_from(
@@ -29,7 +29,7 @@ def cleaned(*records: dict[str, object]) -> pa.Table:
         {"event_id": None, "item_id": "i", "event_type": "buy", "value": None, "context.slot": None, **record}
         for record in records
     ]
-    table = pa.Table.from_pylist(full).append_column("row", pa.array(range(1, len(full) + 1), pa.int64()))
+    table = pa.Table.from_pylist(full).append_column(ROW, pa.array(range(1, len(full) + 1), pa.int64()))
     return clean_rows(table, rules=RULES, file=0)
 
 

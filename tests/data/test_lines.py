@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clm_ray.data.clean import ROW
 from clm_ray.data.sources.lines import Lines, csv_header, jsonl_keys, read_csv, read_jsonl
 
 
@@ -29,9 +30,9 @@ def joined(blocks) -> Lines:
 
 def test_rows_carry_the_number_of_their_line():
     read = csv_lines(b"a,b\n1,2\n\n3,4\r\n5,6")
-    assert [row["row"] for row in read.rows] == [2, 4, 5]
-    assert read.rows[0] == {"a": "1", "b": "2", "row": 2}
-    assert read.rows[2] == {"a": "5", "b": "6", "row": 5}
+    assert [row[ROW] for row in read.rows] == [2, 4, 5]
+    assert read.rows[0] == {"a": "1", "b": "2", ROW: 2}
+    assert read.rows[2] == {"a": "5", "b": "6", ROW: 5}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_rows_carry_the_number_of_their_line():
 )
 def test_a_broken_csv_line_costs_itself_alone(line):
     read = csv_lines(b"a,b\n1,2\n" + line + b'\n3,"4,5"\n6,7\n')
-    assert [(row["row"], row["a"], row["b"]) for row in read.rows] == [(2, "1", "2"), (4, "3", "4,5"), (5, "6", "7")]
+    assert [(row[ROW], row["a"], row["b"]) for row in read.rows] == [(2, "1", "2"), (4, "3", "4,5"), (5, "6", "7")]
     assert [number for number, _ in read.broken] == [3]
 
 
@@ -55,7 +56,7 @@ def test_quotes_are_read_the_same_way_in_a_block_with_and_without_a_broken_line(
 def test_header_with_mark_quotes_spaces_and_repeats():
     data = b'\xef\xbb\xbf\n a ;"b;c";a\n1;2;3\n'
     assert csv_header(pa.BufferReader(data), delimiter=";") == ["a", "b;c", "a#2"]
-    assert csv_lines(data, columns=("a", "a#2"), delimiter=";").rows == [{"a": "1", "a#2": "3", "row": 3}]
+    assert csv_lines(data, columns=("a", "a#2"), delimiter=";").rows == [{"a": "1", "a#2": "3", ROW: 3}]
     assert csv_header(pa.BufferReader(b"\n\n"), delimiter=",") == []
 
 
@@ -77,7 +78,7 @@ def test_what_the_csv_module_writes_is_read_whatever_the_block_size(pairs, block
     writer.writerows([("a", "b"), *pairs])
     read = csv_lines(file.getvalue().encode(), block_bytes=block_bytes)
     assert not read.broken
-    assert [(row["a"], row["b"], row["row"]) for row in read.rows] == [(*p, n) for n, p in enumerate(pairs, start=2)]
+    assert [(row["a"], row["b"], row[ROW]) for row in read.rows] == [(*p, n) for n, p in enumerate(pairs, start=2)]
 
 
 @settings(deadline=None)
@@ -88,7 +89,7 @@ def test_any_bytes_become_rows_or_broken_lines(data, block_bytes):
         (csv_lines(b"a,b\n" + data, block_bytes=block_bytes), 1),
         (json_lines(b"\n" + data, block_bytes=block_bytes), 1),
     ):
-        numbers = [row["row"] for row in read.rows] + [number for number, _ in read.broken]
+        numbers = [row[ROW] for row in read.rows] + [number for number, _ in read.broken]
         assert len(set(numbers)) == len(numbers) == wanted
         assert all(number > header for number in numbers)
 
@@ -96,9 +97,9 @@ def test_any_bytes_become_rows_or_broken_lines(data, block_bytes):
 def test_json_lines():
     data = b'{"a": 1, "b": "x"}\n\n{"b": null, "c": 2}\n[1]\n{"a": \n{"a": NaN, "b": Infinity}\n{"a": 12345678901234567890123}\nnull\n'
     read = json_lines(data)
-    assert [row["row"] for row in read.rows] == [1, 3, 6, 7]
+    assert [row[ROW] for row in read.rows] == [1, 3, 6, 7]
     assert [number for number, _ in read.broken] == [4, 5, 8]
-    assert read.rows[0] == {"a": 1, "b": "x", "row": 1}
+    assert read.rows[0] == {"a": 1, "b": "x", ROW: 1}
     assert jsonl_keys(pa.BufferReader(data)) == ["a", "b", "c"]
 
 

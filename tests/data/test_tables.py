@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clm_ray.config.source import TableConfig
+from clm_ray.data.clean import ROW
 from clm_ray.data.sources import tables
 from clm_ray.data.sources.tables import Piece, open_table, pieces_of, read_whole, resolve_columns
 from clm_ray.errors import ConfigError, DataError, SchemaError
@@ -38,7 +39,7 @@ def test_the_same_rows_from_every_format(tmp_path):
         ("t.jsonl.gz", "jsonl", 1),
     ):
         found = read(config(tmp_path / name, format=format), {"user_id": "a", "value": "b"})
-        assert found == [{"user_id": r["a"], "value": r["b"], "row": i + first} for i, r in enumerate(rows)]
+        assert found == [{"user_id": r["a"], "value": r["b"], ROW: i + first} for i, r in enumerate(rows)]
 
 
 def test_parquet_is_cut_at_row_groups_and_keeps_its_row_numbers(tmp_path, monkeypatch):
@@ -46,7 +47,7 @@ def test_parquet_is_cut_at_row_groups_and_keeps_its_row_numbers(tmp_path, monkey
     pq.write_table(pa.table({"a": range(10)}), tmp_path / "t.parquet", row_group_size=3)
     files = open_table(config(tmp_path / "t.parquet"), field="f")
     assert pieces_of(files) == [Piece(0, (0, 1), 1), Piece(0, (2, 3), 7)]
-    assert [(r["x"], r["row"]) for r in read(config(tmp_path / "t.parquet"), {"x": "a"})] == [
+    assert [(r["x"], r[ROW]) for r in read(config(tmp_path / "t.parquet"), {"x": "a"})] == [
         (i, i + 1) for i in range(10)
     ]
 
@@ -123,4 +124,4 @@ def test_an_empty_text_file_has_no_rows(tmp_path):
 def test_parquet_types_come_through(tmp_path):
     moment = dt.datetime(2024, 1, 1)
     pq.write_table(pa.table({"a": pa.array([moment], pa.timestamp("ms"))}), tmp_path / "t.parquet")
-    assert read(config(tmp_path / "t.parquet"), {"timestamp": "a"}) == [{"timestamp": moment, "row": 1}]
+    assert read(config(tmp_path / "t.parquet"), {"timestamp": "a"}) == [{"timestamp": moment, ROW: 1}]

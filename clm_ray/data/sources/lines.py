@@ -26,7 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Lines:
-    """Rows read from one block: the asked-for columns and `row` (the line's number from 1), and the lines that are none."""
+    """Rows read from one block: the asked-for columns and ROW (the line's number from 1), and the lines that are none."""
 
     rows: pa.Table
     broken: Sequence[tuple[int, str]]
