@@ -136,6 +136,39 @@ def test_a_column_named_in_vain(tmp_path, change, column):
         assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ({"text": "{title}"}, "title"),
+        ({"categories": ("kind",)}, "kind"),
+        ({"numeric": ("price",)}, "price"),
+        ({"columns": {"available_from": "start"}}, "start"),
+    ],
+)
+def test_a_key_of_json_lines_named_in_vain(tmp_path, change, column):
+    paths = write(tmp_path / "goods.jsonl", '{"item_id": 1, "name": "x"}\n')
+    with pytest.raises(SchemaError) as caught:
+        read_items(ItemsTableConfig(**{"paths": paths, "format": "jsonl", **change}))
+    for told in (column, "goods.jsonl", "item_id, name"):
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"consent": "may"}, {"categorical": ("may",)}, {"timezone_column": "may"}])
+def test_a_key_of_the_user_table_named_in_vain(tmp_path, change):
+    paths = write(tmp_path / "users.jsonl", '{"user_id": 1}\n')
+    with pytest.raises(SchemaError, match=r"'may' is not in users\.jsonl"):
+        read_users(UsersTableConfig(paths=paths, format="jsonl", **change))
+
+
+def test_a_key_that_is_rare_or_always_null_is_there(tmp_path):
+    many = "".join(f'{{"item_id": {i}, "kind": null, "padding": "{"x" * 1000}"}}\n' for i in range(1100))
+    paths = write(tmp_path / "goods.jsonl", many + '{"item_id": "last", "price": 3}\n')
+    config = ItemsTableConfig(paths=paths, format="jsonl", numeric=("price",), categories=("kind",))
+    assert read_items(config).table.column("numeric").to_pylist()[-1] == [("price", 3.0)]
+    empty = write(tmp_path / "empty.jsonl", "")
+    assert read_items(config.model_copy(update={"paths": empty})).table.num_rows == 0
+
+
 def test_a_mapping_to_a_column_nobody_asks_for(tmp_path):
     paths = write(tmp_path / "goods.csv", "item_id,name\n1,x\n")
     with pytest.raises(ConfigError, match="titel"):

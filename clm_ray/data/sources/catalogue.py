@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from clm_ray.config.source import ItemsTableConfig, TableConfig, UsersTableConfig
 from clm_ray.data.clean import BROKEN_LINE, MISSING_ITEM, MISSING_USER, ROW
 from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, map_of
-from clm_ray.data.sources.tables import TableFile, open_table, read_whole, resolve_columns
+from clm_ray.data.sources.tables import TableFile, check_keys, open_table, read_whole, resolve_columns
 from clm_ray.data.times import check_timezone, parse_times
 from clm_ray.errors import ConfigError
 from clm_ray.schema import AVAILABILITY, ITEMS, QUARANTINE, TIMESTAMP, USERS
@@ -120,7 +120,9 @@ def _read(
     missing = MISSING_ITEM if key == "item_id" else MISSING_USER
     tables, rejected = [], []
     seen: set[str] = set()
+    keys: set[str] = set()
     for file, block in read_whole(files, columns=found):
+        keys |= block.keys
         ids = as_ids(block.rows.column(key), name=key)[0]
         repeat = pa.array(list(_repeats(ids, seen=seen)), pa.bool_())
         rejected.append(_rejects(file, block.rows, pc.is_null(ids), reason=missing))
@@ -136,6 +138,8 @@ def _read(
         tables.append(pa.table(contract, schema=schema))
     if not tables:
         return TableRead(schema.empty_table(), QUARANTINE.empty_table())
+    if keys:
+        check_keys(files, config, field=field, named=rest, found=keys)
     return TableRead(pa.concat_tables(tables), pa.concat_tables(rejected))
 
 

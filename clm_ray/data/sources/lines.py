@@ -26,10 +26,14 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Lines:
-    """Rows read from one block: the asked-for columns and ROW (the line's number from 1), and the lines that are none."""
+    """Rows read from one block: the asked-for columns and ROW (the line's number from 1), and the lines that are none.
+
+    keys: of JSON lines, those of the asked-for columns that some record has.
+    """
 
     rows: pa.Table
     broken: Sequence[tuple[int, str]]
+    keys: frozenset[str] = frozenset()
 
 
 def csv_header(stream: pa.NativeFile, *, delimiter: str) -> list[str]:
@@ -79,7 +83,8 @@ def read_jsonl(stream: pa.NativeFile, *, columns: Sequence[str], block_bytes: in
                 records.append(record)
                 row.append(number)
         table = {name: column_of([record.get(name) for record in records]) for name in columns}
-        yield Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken)
+        keys = frozenset(name for name in columns if any(name in record for record in records))
+        yield Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken, keys)
 
 
 def _blocks(stream: pa.NativeFile, *, block_bytes: int) -> Iterator[tuple[int, list[bytes]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -65,7 +65,7 @@ def resolve_columns(
     """Contract column → column in the files, of those that some file has.
 
     `required` must be in every file; `somewhere`, and each column that the recipe names, in at least one (files of JSON lines may
-    lack it: a key can be rare). Columns that are neither named nor needed are looked for in the first block of JSON lines only. Raises SchemaError naming the column, the file and the columns there are.
+    lack it: a key can be rare; `check_keys` tells, once they are read). Columns that are neither named nor needed are looked for in the first block of JSON lines only. Raises SchemaError naming the column, the file and the columns there are.
     """
     known = [*required, *optional, *somewhere]
     for name in config.columns:
@@ -83,6 +83,15 @@ def resolve_columns(
             raise _missing(name, meant[name], file=files[0], field=field)
     rare = {*required, *somewhere, *config.columns} if config.format == "jsonl" else set()
     return {n: column for n, column in meant.items() if n in rare or any(column in file.columns for file in files)}
+
+
+def check_keys(
+    files: Sequence[TableFile], config: TableConfig, *, field: str, named: Sequence[str], found: Collection[str]
+) -> None:
+    """Of JSON lines that were read: raise SchemaError for a column that the recipe names and no record has."""
+    for name in (*named, *config.columns):
+        if config.format == "jsonl" and name not in found:
+            raise _missing(name, config.columns.get(name, name), file=files[0], field=field)
 
 
 def pieces_of(files: Sequence[TableFile]) -> list[Piece]:
@@ -113,7 +122,8 @@ def read_piece(file: TableFile, piece: Piece, *, columns: Mapping[str, str]) -> 
         blocks = _read_text(file, columns=wanted)
     for block in blocks:
         named = {name: block.rows.column(column) for name, column in columns.items() if column in present}
-        yield Lines(pa.table({**named, ROW: block.rows.column(ROW)}), block.broken)
+        keys = frozenset(name for name, column in columns.items() if column in block.keys)
+        yield Lines(pa.table({**named, ROW: block.rows.column(ROW)}), block.broken, keys)
 
 
 def read_whole(files: Sequence[TableFile], *, columns: Mapping[str, str]) -> Iterator[tuple[TableFile, Lines]]:
