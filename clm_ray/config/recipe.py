@@ -138,7 +138,7 @@ def shipped_recipes() -> list[str]:
 def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by shipped name or by path, apply `section.key=value` overrides, check it.
 
-    Raises ConfigError: no such recipe, not YAML, an unknown key, a wrong type, values that contradict each other.
+    Raises ConfigError: no such recipe, not UTF-8, not YAML, an unknown key, a wrong type, values that contradict each other.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
@@ -152,6 +152,8 @@ def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError("not UTF-8", field="recipe", value=str(path), fix="save the file as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(
             f"not valid YAML: {error}", field="recipe", value=str(path), fix="correct the file"

@@ -172,6 +172,14 @@ def test_a_file_that_is_no_recipe(text: str, said: str, tmp_path: Path) -> None:
     assert (caught.value.field, caught.value.value) == ("recipe", str(file))
 
 
+def test_a_recipe_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_bytes("name: käse\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8") as caught:
+        load_recipe(str(path))
+    assert (caught.value.field, caught.value.value) == ("recipe", str(path))
+
+
 def test_a_missing_recipe_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match="no such recipe") as caught:
         load_recipe("nothing")
