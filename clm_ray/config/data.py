@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -80,7 +80,7 @@ class RetentionConfig(Section):
 class FeaturesConfig(Section):
     """Dense features and how they are selected."""
 
-    windows_days: tuple[int, ...] = (7, 28, 91)
+    windows_days: tuple[Annotated[int, Field(ge=1)], ...] = (7, 28, 91)
     """Windows of frequency and spend, days."""
     prior_strength: float = Field(default=10.0, gt=0)
     """Pseudo-counts that shrink item and user means towards the global mean, events."""
@@ -103,5 +103,5 @@ class SequencesConfig(Section):
     """New events per window; a window carries `max_context` earlier events as its tail."""
     buckets: int = Field(default=16, ge=1)
     """Partitions: bucket = stable hash of the user id modulo this."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of everything `prepare` draws (negatives, samples of occasions)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from clm_ray.config.section import Section
@@ -10,7 +12,7 @@ from clm_ray.config.section import Section
 class EvaluateConfig(Section):
     """Metrics, slices and baselines."""
 
-    ks: tuple[int, ...] = (10, 20, 50)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 50), min_length=1)
     """Cut-offs of the ranking metrics."""
     retrieve: int = Field(default=500, ge=1)
     """Whole-catalogue ranking: candidates taken from retrieval and then ranked, as in serving."""

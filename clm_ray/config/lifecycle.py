@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clm_ray.config.section import Section
 
@@ -22,3 +22,9 @@ class LifecycleConfig(Section):
     """Quantile of the gaps that gives `churned_days`."""
     reactivated_days: float = Field(default=28.0, gt=0)
     """A user who came back after churning stays reactivated for this long."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> LifecycleConfig:
+        if self.at_risk_days and self.churned_days and self.at_risk_days >= self.churned_days:
+            raise ValueError(f"at_risk_days {self.at_risk_days} must be less than churned_days {self.churned_days}")
+        return self

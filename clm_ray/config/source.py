@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from clm_ray.config.section import Section
 
 Role = Literal["positive", "negative", "context", "activity"]
+
+
+def _code_as_text(name: Any) -> Any:
+    """YAML reads the key of `1: purchase` as a number."""
+    return str(name) if type(name) is int else name
+
+
+RawName = Annotated[str, BeforeValidator(_code_as_text)]
+"""An event's name as the log has it; a number stands for its digits."""
 
 
 class EventTypeConfig(Section):
@@ -22,6 +31,14 @@ class EventTypeConfig(Section):
     """What the `value` column holds: nothing, money (log-scaled, summed as spend), or a rating (residual against its baseline)."""
     positive_from: float | None = None
     """With `value: rating`: a rating of at least this is positive, one below is negative."""
+
+    @model_validator(mode="after")
+    def _one_label(self) -> EventTypeConfig:
+        if {"positive", "negative"} <= set(self.roles):
+            raise ValueError("an event type is positive or negative, not both; ratings have positive_from instead")
+        if self.positive_from is not None and self.value != "rating":
+            raise ValueError(f"positive_from {self.positive_from} needs `value: rating`, not {self.value}")
+        return self
 
 
 class TableConfig(Section):
@@ -56,7 +73,7 @@ class EventsTableConfig(TableConfig):
     """Columns kept in the `context` map of each event."""
     event_type: str | None = None
     """Event type of every row, for a log without such a column."""
-    event_type_map: dict[str, str] = Field(default_factory=dict)
+    event_type_map: dict[RawName, str] = Field(default_factory=dict)
     """Raw event name → event type of this recipe. Names not listed must be event types themselves."""
 
 
@@ -113,4 +130,4 @@ class CleanConfig(Section):
     future_days: float = Field(default=1.0, ge=0)
     """Events later than the clock by more than this are rejected, days."""
     earliest: str = "1990-01-01"
-    """Events before this date are rejected."""
+    """Events before this date are rejected; 1970-01-01 or later."""

@@ -81,6 +81,13 @@ def rules_of(recipe: Recipe, *, now_us: int, timezone: str = "UTC", time_unit: T
     earliest = parse_times(pa.array([recipe.clean.earliest]))[0].as_py()
     if earliest is None:
         raise ConfigError("not a date", field="clean.earliest", value=recipe.clean.earliest, fix="e.g. 1990-01-01")
+    if earliest < 0:
+        raise ConfigError(
+            "is before 1970-01-01, where the times of this project begin",
+            field="clean.earliest",
+            value=recipe.clean.earliest,
+            fix="give 1970-01-01 or later",
+        )
     labelled = {n for n, t in recipe.event_types.items() if {"positive", "negative"} & set(t.roles)}
     rated = {n for n, t in recipe.event_types.items() if t.positive_from is not None}
     return Rules(

@@ -233,3 +233,32 @@ def test_a_tab_may_be_written_as_two_characters(given: str, meant: str) -> None:
     recipe = recipe_from({**RAW, "source": {"kind": "files", "events": events}})
     assert recipe.source.events is not None
     assert recipe.source.events.delimiter == meant
+
+
+@pytest.mark.parametrize(
+    ("sections", "field", "said"),
+    [
+        ({"evaluate": {"ks": []}}, "evaluate.ks", "at least 1"),
+        ({"evaluate": {"ks": [10, 0]}}, "evaluate.ks.1", "greater than or equal to 1"),
+        ({"features": {"windows_days": [7, 0]}}, "features.windows_days.1", "greater than or equal to 1"),
+        ({"sequences": {"seed": -1}}, "sequences.seed", "greater than or equal to 0"),
+        ({"lifecycle": {"at_risk_days": 60, "churned_days": 60}}, "lifecycle", "less than churned_days"),
+        ({"event_types": {"a": {"roles": ["positive", "negative"]}}}, "event_types.a", "not both"),
+        ({"event_types": {"a": {"roles": ["context"], "positive_from": 4}}}, "event_types.a", "value: rating"),
+    ],
+)
+def test_values_that_no_job_can_use(sections: dict[str, Any], field: str, said: str) -> None:
+    error = refused(**sections)
+    assert error.field == field
+    assert said in str(error)
+
+
+def test_one_threshold_of_silence_may_be_given_and_the_other_learned() -> None:
+    assert recipe_from({**RAW, "lifecycle": {"at_risk_days": 60}}).lifecycle.churned_days is None
+
+
+def test_codes_of_events_may_be_numbers() -> None:
+    raw = yaml.safe_load("{paths: [x], event_type_map: {1: buy, '2': buy}}")
+    recipe = recipe_from({**RAW, "source": {"kind": "files", "events": raw}})
+    assert recipe.source.events is not None
+    assert recipe.source.events.event_type_map == {"1": "buy", "2": "buy"}

@@ -197,3 +197,10 @@ def test_a_row_is_judged_alone(rules):
     raw = rows({}, {"user_id": None}, {"timestamp": "soon"}, {"value": "x"}, {"user_id": "5.0"})
     whole = clean_rows(raw, rules=rules, file=0)
     assert whole.equals(pa.concat_tables([clean_rows(raw.slice(i, 1), rules=rules, file=0) for i in range(5)]))
+
+
+def test_the_earliest_day_is_not_before_the_epoch():
+    with pytest.raises(ConfigError, match="1970-01-01") as caught:
+        rules_of(recipe(earliest="1969-12-31"), now_us=NOW_US)
+    assert (caught.value.field, caught.value.value) == ("clean.earliest", "1969-12-31")
+    assert rules_of(recipe(earliest="1970-01-01"), now_us=NOW_US).earliest_us == 0
