@@ -3,12 +3,14 @@
 import datetime as dt
 import gzip
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from clm_ray.config.source import TableConfig
 from clm_ray.data.clean import ROW
+from clm_ray.data.normalise import as_ids
 from clm_ray.data.sources import tables
 from clm_ray.data.sources.tables import Piece, open_table, pieces_of, read_whole, resolve_columns
 from clm_ray.errors import ConfigError, DataError, SchemaError
@@ -125,3 +127,32 @@ def test_parquet_types_come_through(tmp_path):
     moment = dt.datetime(2024, 1, 1)
     pq.write_table(pa.table({"a": pa.array([moment], pa.timestamp("ms"))}), tmp_path / "t.parquet")
     assert read(config(tmp_path / "t.parquet"), {"timestamp": "a"}) == [{"timestamp": moment, ROW: 1}]
+
+
+def invalid_text() -> pa.Array:
+    """The strings "a\\xff" and "b", as a writer that does not check leaves them."""
+    offsets = np.array([0, 2, 3], np.int32)
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb")])
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_text_of_parquet_that_is_not_utf8_comes_as_bytes(tmp_path, kind):
+    text = invalid_text()
+    column = (
+        text.dictionary_encode() if pa.types.is_dictionary(kind) else text.view(pa.binary()).cast(pa.large_binary())
+    )
+    if pa.types.is_large_string(kind):
+        column = column.view(kind)
+    elif pa.types.is_string(kind):
+        column = text
+    pq.write_table(pa.table({"a": column, "b": ["x", "y"]}), tmp_path / "t.parquet")
+    (block,) = [block for _, block in read_whole(open_table(config(tmp_path), field="f"), columns={"a": "a", "b": "b"})]
+    assert as_ids(block.rows.column("a"), name="a")[0].to_pylist() == [None, "b"]
+    assert block.rows.column("b").to_pylist() == ["x", "y"]
+
+
+def test_lists_of_text_that_is_not_utf8_are_a_damaged_file(tmp_path):
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), invalid_text())
+    pq.write_table(pa.table({"a": lists}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="UTF8"):
+        read(config(tmp_path), {"a": "a"})

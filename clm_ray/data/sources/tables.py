@@ -161,10 +161,26 @@ def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> I
             )
             for batch in batches:
                 row = pa.array(np.arange(first, first + batch.num_rows))
-                yield Lines(pa.Table.from_batches([batch]).append_column(ROW, row), [])
+                table = pa.table([_readable(column) for column in batch.columns], names=batch.schema.names)
+                yield Lines(table.append_column(ROW, row), [])
                 first += batch.num_rows
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(file.place, error, format=file.format, field="source") from error
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    """The column; as bytes where it claims to be text and is not UTF-8, so that only the rows concerned are rejected.
+
+    Raises ArrowInvalid where such text lies within lists or maps.
+    """
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise
+        return column.cast(pa.large_binary())
+    return column
 
 
 def _read_text(file: TableFile, *, columns: Sequence[str]) -> Iterator[Lines]:
