@@ -253,7 +253,7 @@ def _plain(column: pa.ChunkedArray) -> list[object]:
         return list(column.cast(pa.string()).to_pylist())
     values = column.to_pylist()
     if pa.types.is_map(column.type):
-        return [None if entries is None else dict(entries) for entries in values]
+        return [None if entries is None else {str(key): value for key, value in entries} for entries in values]
     return [_printable(value) if isinstance(value, str | bytes) else value for value in values]
 
 

@@ -204,3 +204,10 @@ def test_the_earliest_day_is_not_before_the_epoch():
         rules_of(recipe(earliest="1969-12-31"), now_us=NOW_US)
     assert (caught.value.field, caught.value.value) == ("clean.earliest", "1969-12-31")
     assert rules_of(recipe(earliest="1970-01-01"), now_us=NOW_US).earliest_us == 0
+
+
+def test_a_rejected_row_shows_a_context_whose_keys_are_numbers(rules):
+    raw = rows({"user_id": ""}).append_column("context", pa.array([[(1, 2)]], pa.map_(pa.int32(), pa.int32())))
+    (row,) = clean_rows(raw, rules=rules, file=0).to_pylist()
+    assert row["reason"] == clean.MISSING_USER
+    assert json.loads(row["detail"])["context"] == {"1": 2}
