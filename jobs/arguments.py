@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from clm_ray.config.recipe import Recipe, load_recipe, shipped_recipes
 from clm_ray.config.workspace import Workspace
-from clm_ray.errors import ClmError
+from clm_ray.errors import ClmError, ConfigError
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -44,14 +44,29 @@ def open_recipe(args: argparse.Namespace) -> tuple[Recipe, Workspace]:
 def run_main(main: Callable[[Sequence[str] | None], None]) -> int:
     """Run a job's `main` on the command line and return the exit code: 0, or 2 after one line on stderr for a ClmError.
 
-    Anything else is a bug and keeps its traceback. Ctrl-C exits with 130.
+    A folder that is a file, or may not be written, is told in the same way. Anything else is a bug and keeps its traceback. Ctrl-C exits with 130.
     """
     try:
         main(None)
     except ClmError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _tell(error)
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        return _tell(
+            ConfigError(
+                (error.strerror or type(error).__name__).lower(),
+                field="file or folder",
+                value=str(error.filename),
+                fix="name a folder that can be written (--root, CLM_ROOT) and files that can be read",
+            )
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _tell(error: ClmError) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,33 @@ def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run_main(main) == 2
     assert capsys.readouterr().err == "error: train.epochs: over two lines (got -1). Fix: give at least 1\n"
+
+
+def test_a_root_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    for folder in (taken, taken / "below"):
+        assert run_main(lambda _argv, folder=folder: folder.mkdir()) == 2  # type: ignore[misc]
+        said = capsys.readouterr().err
+        assert said.startswith("error: file or folder: ")
+        assert repr(str(folder)) in said
+        assert said.count("\n") == 1
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_argv: Sequence[str] | None) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data")
+
+    assert run_main(main) == 2
+    assert "permission denied (got '/data')" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_that_names_no_file_is_a_bug() -> None:
+    def main(_argv: Sequence[str] | None) -> None:
+        raise PermissionError("no")
+
+    with pytest.raises(PermissionError):
+        run_main(main)
 
 
 def test_a_bug_keeps_its_traceback() -> None:
