@@ -85,7 +85,7 @@ class ItemsTableConfig(TableConfig):
     categories: tuple[str, ...] = ()
     """Columns (scalar or list) whose values become the item's categories."""
     numeric: tuple[str, ...] = ()
-    """Numeric columns kept with the item."""
+    """Numeric columns kept with the item; not used yet."""
     separator: str = ""
     """Splits a category column that holds several values in one string; empty: do not split."""
 
@@ -94,9 +94,9 @@ class UsersTableConfig(TableConfig):
     """The user table."""
 
     categorical: tuple[str, ...] = ()
-    """Columns read as categories."""
+    """Columns read as categories. They enter the model at every past moment: none may have been computed later (an RFM segment)."""
     numeric: tuple[str, ...] = ()
-    """Columns read as numbers."""
+    """Columns read as numbers. They enter the model at every past moment: none may have been computed later (lifetime orders)."""
     consent: str | None = None
     """Boolean column: may this user be treated? None: everyone consented."""
     timezone_column: str | None = None
