@@ -45,6 +45,20 @@ def test_each_file_once_and_sorted(tree):
     assert twice == ["2024/01/a.csv", "2024/02/c.csv"]
 
 
+def test_files_are_told_apart_by_their_folders_below_the_common_one(tree):
+    def shown(*paths: str) -> list[str]:
+        return [place.name for place in find_files(paths, format="csv", field="f")]
+
+    assert shown(f"{tree}/2024") == ["01/a.csv", "01/b.csv.gz", "02/c.csv"]
+    assert shown(f"{tree}/2024/01") == ["a.csv", "b.csv.gz"]
+    assert shown(f"{tree}/2024/02/c.csv") == ["c.csv"]
+    assert shown(f"{tree}/2024/02/c.csv", f"{tree}/a[1].csv") == ["2024/02/c.csv", "a[1].csv"]
+    for day in ("1", "10"):
+        (tree / f"d={day}").mkdir()
+        (tree / f"d={day}" / "part-0.csv").touch()
+    assert shown(f"{tree}/d=*/*.csv") == ["d=1/part-0.csv", "d=10/part-0.csv"]
+
+
 def test_a_file_whose_name_looks_like_a_glob(tree):
     assert names(tree, f"{tree}/a[1].csv") == ["a[1].csv"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -23,15 +24,14 @@ _WILD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Place:
-    """One file. `filesystem` is a pyarrow filesystem (it can be pickled), `path` the path within it."""
+    """One file. `filesystem` is a pyarrow filesystem (it can be pickled), `path` the path within it.
+
+    name: what reports and quarantine show: the path below the folder that all files of its table have in common.
+    """
 
     filesystem: fs.FileSystem
     path: str
-
-    @property
-    def name(self) -> str:
-        """The file's name without folders: what reports and quarantine show."""
-        return PurePosixPath(self.path).name
+    name: str
 
     def open_file(self) -> pa.NativeFile:
         """For random access (Parquet)."""
@@ -48,10 +48,10 @@ def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
     Of a folder, the files below it that end as `format` files do, or all where none does; hidden files ("_", ".") are left out.
     Raises DataError naming the path that holds nothing or cannot be reached.
     """
-    found: dict[str, Place] = {}
+    found: dict[str, fs.FileSystem] = {}
     for path in paths:
         try:
-            places = list(_expand(path, format=format))
+            filesystem, files = _expand(path, format=format)
         except (OSError, pa.ArrowInvalid, ValueError) as error:
             raise DataError(
                 f"cannot be reached: {error}",
@@ -59,26 +59,33 @@ def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
                 value=path,
                 fix="check the path, and the credentials of a URI",
             ) from error
-        if not places:
+        if not files:
             raise DataError(
                 "no such file, or no file in it", field=field, value=path, fix="check the path and the format"
             )
-        found.update({place.path: place for place in places})
-    return [found[path] for path in sorted(found)]
+        found.update(dict.fromkeys(files, filesystem))
+    depth = _common_depth(found)
+    return [Place(found[path], path, str(PurePosixPath(*PurePosixPath(path).parts[depth:]))) for path in sorted(found)]
 
 
-def _expand(path: str, *, format: str) -> list[Place]:
+def _common_depth(paths: Iterable[str]) -> int:
+    """How many folders, from the root on, all files have in common."""
+    levels = zip(*(PurePosixPath(path).parts[:-1] for path in paths), strict=False)
+    return len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+
+
+def _expand(path: str, *, format: str) -> tuple[fs.FileSystem, list[str]]:
     filesystem, inner = resolve_path(path)
     info = filesystem.get_file_info(inner)
     if info.type == fs.FileType.File:
-        return [Place(filesystem, inner)]
+        return filesystem, [inner]
     if info.type == fs.FileType.NotFound and (wild := _WILD.search(inner)):
         pattern = _glob_pattern(inner)
         base = inner[: wild.start()].rpartition("/")[0] or "/"
-        return [Place(filesystem, p) for p in _below(filesystem, base) if pattern.fullmatch(p)]
+        return filesystem, [p for p in _below(filesystem, base) if pattern.fullmatch(p)]
     files = _below(filesystem, inner)
     fitting = [p for p in files if _bare(p).endswith(ENDINGS[format])]
-    return [Place(filesystem, p) for p in fitting or files]
+    return filesystem, fitting or files
 
 
 def resolve_path(path: str) -> tuple[fs.FileSystem, str]:
