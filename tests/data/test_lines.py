@@ -66,6 +66,26 @@ def test_a_carriage_return_is_text_within_quotes_and_nothing_else_makes_up_for_i
     assert [number for number, _ in read.broken] == [3, 4, 5]
 
 
+@pytest.mark.parametrize("block_bytes", [1, 9, 1 << 20])
+@pytest.mark.parametrize(
+    "record", [b'1,"x\ny,2",z', b'1,2,"x\ny",2,3', b'1,"x\n\n5,6,7\ny,""2"",\n8,9"",2",z', b'1,2,3"4,"x\ny,5,6"']
+)
+def test_no_part_of_a_record_with_quoted_line_breaks_passes_for_a_row(record, block_bytes):
+    read = csv_lines(b"a,b,c\n" + record + b"\n7,8,9\n", block_bytes=block_bytes)
+    assert [(row["a"], row["b"]) for row in read.rows] == [("7", "8")]
+    lines = record.split(b"\n")
+    assert read.broken == [(n, line.decode()) for n, line in enumerate(lines, start=2) if line]
+
+
+@pytest.mark.parametrize("block_bytes", [7, 1 << 20])
+def test_a_quote_that_is_forgotten_costs_no_other_line(block_bytes):
+    lines = ['1,"2', "3,4", '"5,6', *(f"{i},{i}" for i in range(7, 100)), '1,"2', *(["x,y"] * 70), '3",4', "end,end"]
+    read = csv_lines("\n".join(["a,b", *lines]).encode(), block_bytes=block_bytes)
+    assert [text for _, text in read.broken] == ['1,"2', '"5,6', '1,"2']
+    assert len(read.rows) == len(lines) - 3
+    assert read.rows[-1]["a"] == "end"
+
+
 TEXT = st.text(st.characters(exclude_characters="\n\r\0", codec="utf-8"), max_size=8)
 
 

@@ -1,7 +1,8 @@
 """CSV and JSON lines, read so that a broken line costs itself alone.
 
 A record is a line. Each block of lines is parsed by Arrow at once where every line of it is in order, else line by line; so
-one line with a missing quote or an extra column is reported, with its number, and the next one is read as usual.
+one line with a missing quote or an extra column is reported, with its number, and the next one is read as usual. Lines that
+make one record with quoted line breaks are reported together: the last of them, read alone, might pass for a row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from clm_ray.data.clean import ROW
 from clm_ray.data.normalise import column_of
 
 BLOCK_BYTES = 8 << 20
+_LONGEST_RECORD = 64
+"""Lines after which a quote that is still open counts as a mistake of its own line."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -61,12 +64,16 @@ def read_csv(
 ) -> Iterator[Lines]:
     """`columns` of a CSV file as strings, block by block. Quoted values may not contain line breaks."""
     header: list[str] | None = None
+    waiting: Sequence[tuple[int, bytes]] = ()
     for first, lines in _blocks(stream, block_bytes=block_bytes):
         numbered = [(first + i, line) for i, line in enumerate(lines) if line]
         if header is None and numbered:
             header = _header(numbered.pop(0)[1], delimiter=delimiter)
         if header is not None and numbered:
-            yield _csv_block(numbered, header=header, columns=columns, delimiter=delimiter)
+            read, waiting = _csv_block([*waiting, *numbered], header=header, columns=columns, delimiter=delimiter)
+            yield read
+    if header is not None and waiting:
+        yield _csv_lines(waiting, header=header, columns=columns, delimiter=delimiter, last=True)[0]
 
 
 def read_jsonl(stream: pa.NativeFile, *, columns: Sequence[str], block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
@@ -111,10 +118,12 @@ def _read(stream: pa.NativeFile, size: int) -> bytes:
 
 def _csv_block(
     numbered: Sequence[tuple[int, bytes]], *, header: Sequence[str], columns: Sequence[str], delimiter: str
-) -> Lines:
+) -> tuple[Lines, Sequence[tuple[int, bytes]]]:
+    """The rows, and the lines at the end that can only be judged beside those of the next block."""
     row = np.array([number for number, _ in numbered], np.int64)
     data = b"\n".join(line for _, line in numbered)
-    if b"\r" in data:  # a line's end to Arrow, not here
+    open_end = _stays_open(numbered[-1][1].decode(errors="replace"), delimiter=delimiter)
+    if open_end or b"\r" in data:  # Arrow closes a last quote by itself, and ends lines at a carriage return
         return _csv_lines(numbered, header=header, columns=columns, delimiter=delimiter)
     try:
         table = pyarrow.csv.read_csv(
@@ -128,29 +137,64 @@ def _csv_block(
             ),
         )
         if len(table) == len(row):
-            return Lines(table.append_column(ROW, pa.array(row)), [])
+            return Lines(table.append_column(ROW, pa.array(row)), []), ()
     except pa.ArrowInvalid:
         pass
     return _csv_lines(numbered, header=header, columns=columns, delimiter=delimiter)
 
 
 def _csv_lines(
-    numbered: Sequence[tuple[int, bytes]], *, header: Sequence[str], columns: Sequence[str], delimiter: str
-) -> Lines:
-    """The careful way: one line at a time."""
+    numbered: Sequence[tuple[int, bytes]],
+    *,
+    header: Sequence[str],
+    columns: Sequence[str],
+    delimiter: str,
+    last: bool = False,
+) -> tuple[Lines, Sequence[tuple[int, bytes]]]:
+    """The careful way: one line at a time. `last`: no line follows."""
     values, row, broken = [], [], []
-    for number, line in numbered:
+    place = 0
+    while place < len(numbered):
+        number, line = numbered[place]
         fields = None
         with suppress(UnicodeDecodeError):
             fields = _split(line.decode(), delimiter=delimiter)
-        if fields is None or len(fields) != len(header):
-            broken.append((number, line.decode(errors="replace")))
-        else:
+        if fields is not None and len(fields) == len(header):
             values.append(fields)
             row.append(number)
+            place += 1
+            continue
+        following = [text for _, text in numbered[place : place + _LONGEST_RECORD]]
+        count = _record_lines(following, delimiter=delimiter)
+        if count is None and len(following) < _LONGEST_RECORD and not last:
+            break
+        for number, line in numbered[place : place + (count or 1)]:
+            broken.append((number, line.decode(errors="replace")))
+        place += count or 1
     places = [header.index(name) for name in columns]
     table = {name: pa.array([v[p] for v in values], pa.string()) for name, p in zip(columns, places, strict=True)}
-    return Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken)
+    return Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken), numbered[place:]
+
+
+def _record_lines(lines: Sequence[bytes], *, delimiter: str) -> int | None:
+    """How many of `lines` make one record with quoted line breaks; 1 where the first is broken by itself, None: not these."""
+    texts = [line.decode(errors="replace") + "\n" for line in lines]
+    if not _stays_open(texts[0], delimiter=delimiter):
+        return 1
+    for count, text in enumerate(texts[1:], start=2):
+        if text.count('"') % 2:
+            with suppress(csv.Error):
+                return count if len(list(csv.reader(texts[:count], delimiter=delimiter, strict=True))) == 1 else 1
+            return 1
+    return None
+
+
+def _stays_open(line: str, *, delimiter: str) -> bool:
+    try:
+        next(csv.reader([line], delimiter=delimiter, strict=True), None)
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def _header(line: bytes, *, delimiter: str) -> list[str]:
@@ -169,12 +213,11 @@ def _header(line: bytes, *, delimiter: str) -> list[str]:
 
 def _split(line: str, *, delimiter: str) -> list[str] | None:
     """The fields of one line; None where a quote stays open, or a carriage return stands outside quotes."""
+    if _stays_open(line, delimiter=delimiter):
+        return None
     for strict in (True, False):
-        try:
+        with suppress(csv.Error):
             return next(csv.reader([line], delimiter=delimiter, strict=strict), [])
-        except csv.Error as error:
-            if "unexpected end" in str(error):
-                return None
     return None
 
 
