@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, column_of, map_of
@@ -55,11 +55,14 @@ def test_numbers():
 
 
 @given(st.text())
+@example("0\x1f")
 def test_any_text_is_a_number_or_null(text):
     text = text.encode(errors="replace").decode()
     (read,) = as_numbers(pa.array([text]), name="value").to_pylist()
     try:
-        assert read is None or read == float(text)
+        assert read is None or read == float(
+            text.strip()
+        )  # float() keeps some separators that strip() takes for spaces
     except ValueError:
         pytest.fail(f"{text!r} was read as {read}")
 
