@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from clm_ray.config.lifecycle import LifecycleConfig
 from clm_ray.config.policy import STAGES
@@ -109,11 +110,11 @@ def test_thresholds_are_learned_from_gaps() -> None:
     st.none() | st.floats(0.1, 100),
 )
 def test_churned_is_always_after_at_risk(gaps: list[int], at_risk: float | None, churned: float | None) -> None:
-    config = LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
     if at_risk is not None and churned is not None and churned <= at_risk:
-        with pytest.raises(ConfigError, match=r"lifecycle\.churned_days"):
-            learn_thresholds(np.array(gaps), config=config)
+        with pytest.raises(ValidationError, match="must be less than churned_days"):
+            LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
         return
+    config = LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
     learned = learn_thresholds(np.array(gaps), config=config)
     assert learned.churned_days > learned.at_risk_days > 0
     assert at_risk in (None, learned.at_risk_days)

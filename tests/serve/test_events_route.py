@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_fakes import NOW
 
-from clm_ray.data.clean import clean_rows, rules_of
+from clm_ray.data.clean import ROW, clean_rows, rules_of
 from clm_ray.data.normalise import as_ids
 from clm_ray.errors import StoreError
 from clm_ray.messages import EventsAnswer
@@ -167,7 +167,7 @@ def test_cleaning_keeps_what_was_admitted_as_it_is(served: ServedCatalogue, raw:
     admitted = admit(raw, served=served, now=NOW).events
     columns: dict[str, list[Any]] = {name: [getattr(one, name) for one in admitted] for name in EVENTS.names}
     columns["context"] = [list(one.context.items()) for one in admitted]
-    rows = pa.table(columns, schema=EVENTS).append_column("row", pa.array(range(len(admitted)), pa.int64()))
+    rows = pa.table(columns, schema=EVENTS).append_column(ROW, pa.array(range(len(admitted)), pa.int64()))
     cleaned = clean_rows(rows, rules=rules_of(served.recipe, now_us=NOW), file=0)
     assert cleaned.column("reason").null_count == len(admitted), cleaned.column("reason").to_pylist()
     for name in ("event_id", "user_id", "item_id", "event_type", "decision_id", "value"):
