@@ -41,10 +41,22 @@ def open_recipe(args: argparse.Namespace) -> tuple[Recipe, Workspace]:
     return recipe, Workspace.open(args.root, name=recipe.name)
 
 
+def chosen_run(args: argparse.Namespace, recipe: Recipe, workspace: Workspace) -> str:
+    """Name of the run that --run names, else that of this recipe and the current dataset, else the one that finished last.
+
+    The last: it was trained with other settings of train or model, and --set is for one job alone.
+    """
+    from clm_ray.train.run import run_name
+
+    name = args.run or run_name(recipe, workspace.current("datasets"))
+    return name if args.run or (workspace.runs / name).is_dir() else workspace.newest_run()
+
+
 def run_main(main: Callable[[Sequence[str] | None], None]) -> int:
     """Run a job's `main` on the command line and return the exit code: 0, or 2 after one line on stderr for a ClmError.
 
-    A folder that is a file, or may not be written, is told in the same way. Anything else is a bug and keeps its traceback. Ctrl-C exits with 130.
+    A folder that is a file, or may not be written, is told in the same way. Anything else is a bug and keeps its traceback.
+    Ctrl-C exits with 130.
     """
     try:
         main(None)

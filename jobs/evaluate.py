@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.arguments import open_recipe, parser, run_main
+from jobs.arguments import chosen_run, open_recipe, parser, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,13 +17,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
-    from clm_ray.evaluate.run import evaluate, newest_run
-    from clm_ray.train.run import run_name
+    from clm_ray.evaluate.run import evaluate
     from jobs.session import start_ray
 
-    run = args.run or run_name(recipe, workspace.current("datasets"))
-    if args.run is None and not (workspace.runs / run).is_dir():
-        run = newest_run(workspace)
+    run = chosen_run(args, recipe, workspace)
     print(f"evaluating run {run}")
     start_ray()
     evaluate(workspace, run=run, recipe=recipe)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.arguments import open_recipe, parser, run_main
+from jobs.arguments import chosen_run, open_recipe, parser, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,22 +18,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
-    from clm_ray.evaluate.run import newest_run
     from clm_ray.release.publish import fill_store, publish
     from clm_ray.store.store import open_store
-    from clm_ray.train.run import run_name
 
     dataset = workspace.current("datasets")
-    name = args.run or run_name(recipe, dataset)
-    if args.run is None and not (workspace.runs / name).is_dir():
-        name = newest_run(workspace)  # trained with other settings of train or model: --set is for that job alone
-    run = workspace.runs / name
+    run = workspace.runs / chosen_run(args, recipe, workspace)
     evaluation = workspace.evaluations / run.name
     metrics = evaluation if evaluation.is_dir() else None
     release = publish(workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe)
     with open_store(recipe.store.url or workspace.store_url) as store:
         loaded = fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
-    print(f"release {release.id} of run {name} is current: {len(release.manifest['files'])} files, verified")
+    print(f"release {release.id} of run {run.name} is current: {len(release.manifest['files'])} files, verified")
     print(f"store: histories of {loaded.users:,} users, {loaded.events:,} events")
 
 

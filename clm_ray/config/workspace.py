@@ -17,6 +17,8 @@ from pathlib import Path
 from clm_ray.errors import ConfigError
 
 POINTER = "CURRENT"
+DONE = "DONE"
+"""Written into a run's folder when it has finished; names its dataset."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ class Workspace:
                 f"no current folder in {kind}", field="--root", value=str(self.root), fix=f"run jobs/{step}.py first"
             )
         return folder / pointer.read_text(encoding="utf-8").strip()
+
+    def newest_run(self) -> str:
+        """Name of the run that finished last. Raises ConfigError where there is none."""
+        finished = sorted(self.runs.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
+        if not finished:
+            raise ConfigError("no trained model", field="--run", value=str(self.runs), fix="run jobs/train.py first")
+        return finished[-1].parent.name
 
     def point(self, kind: str, name: str) -> None:
         """Make `name` the current folder of `kind`, atomically."""

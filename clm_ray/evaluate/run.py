@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.errors import ConfigError, DataError
 from clm_ray.evaluate import plots
 from clm_ray.evaluate.baselines import Baselines, fit_baselines
@@ -48,8 +48,6 @@ FILES = dict(
 )
 _ROW_GROUP = 1 << 18
 _SEED = 0
-DONE = "DONE"
-"""Written into a run's folder when it has finished; names its dataset."""
 
 Say = Callable[[str], None]
 
@@ -91,14 +89,6 @@ def evaluate(
     say(main_table(found))
     say(f"report: {folder / 'report.md'}")
     return found
-
-
-def newest_run(workspace: Workspace) -> str:
-    """Name of the run that finished last. Raises ConfigError where there is none."""
-    finished = sorted(workspace.runs.glob(f"*/{DONE}"), key=lambda path: path.stat().st_mtime)
-    if not finished:
-        raise ConfigError("no trained model", field="--run", value=str(workspace.runs), fix="run jobs/train.py first")
-    return finished[-1].parent.name
 
 
 def _open(workspace: Workspace, *, run: str) -> tuple[Dataset, Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
 from clm_ray.data.manifest import MANIFEST, read_manifest
 from clm_ray.errors import ReleaseError
@@ -102,10 +102,10 @@ def fill_store(store: Store, dataset: Path, *, clock: str, wall_us: int) -> Load
 
 def _parents(run: Path, data: dict[str, Any]) -> dict[str, Any]:
     path = run / "model" / "training.json"
+    if not (run / DONE).is_file():
+        raise ReleaseError("the run is not finished", field="--run", value=run.name, fix="run jobs/train.py to its end")
     if not path.is_file():
-        raise ReleaseError(
-            "a file of the model is missing", field="model", value=str(path), fix="run jobs/train.py to its end"
-        )
+        raise ReleaseError("a file of the model is missing", field="model", value=str(path), fix="train again")
     history = json.loads(path.read_text(encoding="utf-8"))
     if history["dataset"] != data["id"]:
         raise ReleaseError(

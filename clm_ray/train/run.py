@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.train import TrainConfig
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import TrainError
 from clm_ray.model.text import check_encoder
@@ -19,7 +19,6 @@ from clm_ray.train.loop import train_worker
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
 
-DONE = "DONE"
 Say = Callable[[str], None]
 
 

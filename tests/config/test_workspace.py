@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.errors import ConfigError
 
 
@@ -57,3 +58,16 @@ def test_the_pointer_is_never_half_written(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(KeyboardInterrupt):
             workspace.point("releases", "new")
     assert workspace.current("releases").name == "old"
+
+
+def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(ConfigError, match=r"train\.py"):
+        workspace.newest_run()
+    for age, name in enumerate(("new", "old")):
+        folder = workspace.runs / name
+        folder.mkdir(parents=True)
+        (folder / DONE).write_text("{}")
+        os.utime(folder / DONE, (1_000_000 - age, 1_000_000 - age))
+    (workspace.runs / "unfinished").mkdir()
+    assert workspace.newest_run() == "new"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError, DataError
-from clm_ray.evaluate.run import evaluate, newest_run
+from clm_ray.evaluate.run import evaluate
 from clm_ray.schema import TIMESTAMP
 
 
@@ -83,19 +82,6 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
 def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="default"):
         evaluate(made_workspace, run="nothing", recipe=made_world.recipe())
-
-
-def test_the_newest_finished_run_is_found(made_workspace: Workspace, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    with pytest.raises(ConfigError, match=r"train\.py"):
-        newest_run(workspace)
-    for age, name in enumerate(("new", "old")):
-        folder = workspace.runs / name
-        folder.mkdir(parents=True)
-        (folder / "DONE").write_text("{}")
-        os.utime(folder / "DONE", (1_000_000 - age, 1_000_000 - age))
-    (workspace.runs / "unfinished").mkdir()
-    assert newest_run(workspace) == "new"
 
 
 def test_a_run_of_another_catalogue_is_refused(made_workspace: Workspace, tmp_path: Path) -> None:

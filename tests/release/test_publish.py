@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from clm_ray.config.recipe import recipe_from
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
 from clm_ray.errors import DataError, ReleaseError
 from clm_ray.model.files import DESCRIPTION, ITEM_VECTORS, TABLES, WEIGHTS
@@ -51,6 +51,7 @@ def made(tmp_path: Path) -> Made:
         (model / name).write_text(f"content of {name}", encoding="utf-8")
     (model / "recipe.yaml").write_text(recipe_from(RAW).to_yaml(), encoding="utf-8")
     write_json(model / "training.json", {"dataset": "d1", "git": "abc"})
+    (model.parent / DONE).touch()
     write_json(dataset / "manifest.json", {"id": "d1", "recipe": "shop", "thresholds": THRESHOLDS})
     write_json(evaluation / "metrics.json", {"auc": 0.7})
     return Made(workspace, model.parent, dataset, evaluation)
@@ -175,6 +176,14 @@ def test_a_run_on_other_data_is_refused(made: Made) -> None:
     assert caught.value.field == "--run"
     assert "d1" in str(caught.value.value)
     assert "d2" in str(caught.value.value)
+
+
+def test_an_unfinished_run_is_refused(made: Made) -> None:
+    (made.run / DONE).unlink()
+    with pytest.raises(ReleaseError, match="not finished") as caught:
+        made.publish()
+    assert (caught.value.field, caught.value.value) == ("--run", "first")
+    assert not made.workspace.releases.exists()
 
 
 def test_an_unfinished_dataset_is_refused(made: Made) -> None:

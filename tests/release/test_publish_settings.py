@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from clm_ray.config.recipe import load_recipe, recipe_from
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.model.files import DESCRIPTION, ITEM_VECTORS, TABLES, WEIGHTS
 from clm_ray.release.publish import publish
 from clm_ray.serve.catalogue import recipe_of
@@ -23,6 +23,7 @@ def _trained(root: Path) -> tuple[Workspace, Path, Path]:
         (run / "model" / name).write_text(name, encoding="utf-8")
     (run / "model" / "recipe.yaml").write_text(load_recipe("complete_journey").to_yaml(), encoding="utf-8")
     (run / "model" / "training.json").write_text(json.dumps({"dataset": "data-1", "git": "abc"}), encoding="utf-8")
+    (run / DONE).touch()
     manifest = {"id": "data-1", "recipe": "complete_journey", "thresholds": THRESHOLDS}
     (dataset / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return Workspace(root), run, dataset
