@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, select, tuple_, update
+from sqlalchemy import Connection, func, select, tuple_, update
 
 from clm_ray.config.policy import NO_ACTION
 from clm_ray.errors import StoreError
@@ -74,11 +74,12 @@ def last_actions(connection: Connection, user_ids: Sequence[str]) -> dict[str, d
     last: dict[str, dict[str, int]] = defaultdict(dict)
     of = RETENTION_DECISIONS.c
     for part in chunks(dict.fromkeys(user_ids)):
-        query = select(of.record).where(of.user_id.in_(part), of.action != NO_ACTION)
+        newest = select(of.user_id, of.action, func.max(of.epoch).label("epoch")).group_by(of.user_id, of.action)
+        at = newest.where(of.user_id.in_(part), of.action != NO_ACTION).subquery().c
+        query = select(of.record).where(of.user_id == at.user_id, of.epoch == at.epoch)
         for record in connection.execute(query).scalars():
             made = RetentionDecision.from_json(record)
-            taken = last[made.user_id]
-            taken[made.action] = max(made.epoch_start, taken.get(made.action, made.epoch_start))
+            last[made.user_id][made.action] = made.epoch_start
     return dict(last)
 
 
