@@ -145,17 +145,22 @@ def test_the_dearer_action_is_dropped_first(store: Store) -> None:
     assert store.budget().reserved == 0
 
 
-def test_a_crash_between_reserving_and_booking_costs_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = [user(f"u{n}", stage="churned") for n in range(10)]
-    config = EVERYONE.model_copy(update={"budget": 50.0})
+def _killed_before_booking(
+    store: Store, monkeypatch: pytest.MonkeyPatch, inputs: list[DecisionInput], *, config: PolicyConfig
+) -> None:
+    def crash(_batch: object) -> None:
+        raise OSError("killed")
+
     with monkeypatch.context() as patch:
-
-        def crash(_batch: object) -> None:
-            raise OSError("killed")
-
         patch.setattr(store, "book", crash)
         with pytest.raises(OSError, match="killed"):
             run(store, inputs, config=config)
+
+
+def test_a_crash_between_reserving_and_booking_costs_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [user(f"u{n}", stage="churned") for n in range(10)]
+    config = EVERYONE.model_copy(update={"budget": 50.0})
+    _killed_before_booking(store, monkeypatch, inputs, config=config)
     assert store.budget().reserved == 50 * MICROS
     made = run(store, inputs, config=config)
     assert all("win_back" in decision.feasible for decision in made)
@@ -166,14 +171,7 @@ def test_what_a_crash_left_reserved_is_released_when_its_epoch_is_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EVERYONE.model_copy(update={"budget": 50.0})
-    with monkeypatch.context() as patch:
-
-        def crash(_batch: object) -> None:
-            raise OSError("killed")
-
-        patch.setattr(store, "book", crash)
-        with pytest.raises(OSError, match="killed"):
-            run(store, [user(f"u{n}", stage="churned") for n in range(10)], config=config)
+    _killed_before_booking(store, monkeypatch, [user(f"u{n}", stage="churned") for n in range(10)], config=config)
     others = [user(f"v{n}", stage="churned") for n in range(10)]
     assert all(made.feasible == ("none",) for made in run(store, others[:5], config=config, now=NOW + 7 * DAY))
     assert all("win_back" in made.feasible for made in run(store, others[5:], config=config, now=NOW + 9 * DAY))

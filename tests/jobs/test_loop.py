@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ports import free_ports
 from shop_loop import Shop
 
 from clm_ray.client import Client
@@ -49,9 +49,7 @@ def served(trained_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("served")
     token = folder / "token"
     token.write_text(TOKEN, encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     made = Served(trained_shop.copy(folder / "workspace"), AppArgs(admin_token_file=str(token)), port)
     made.deploy()
     yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 import pytest
+from ports import free_ports
 from tiny_release import write_release
 
 from clm_ray.client import Client
@@ -48,9 +48,7 @@ def endpoint(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     one = PartArgs(max_replicas=1)
     gateway = PartArgs(max_replicas=1, max_ongoing_requests=64)
     args = AppArgs(admin_token_file=str(token), gateway=gateway, profiler=one, ranker=one, retention=one)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     made = Endpoint(workspace, args, port)
     assert deploy(workspace.root, port=port, args=args).release == "r1"
     yield made
