@@ -23,7 +23,7 @@ class EncoderConfig(Section):
     trained_layers: int = Field(default=2, ge=0)
     """Top layers that are fine-tuned; the output of those below is computed once and cached. 0: frozen; at most the depth of the encoder (its embeddings stay frozen)."""
     items_per_step: int = Field(default=64, ge=0)
-    """Gradient budget: texts encoded with gradient per step and worker; 0: all distinct texts of the batch (exact mode)."""
+    """Gradient budget: texts encoded with gradient per step, by all workers together; 0: all distinct texts of the batch (exact mode)."""
 
 
 class ModelConfig(Section):

@@ -25,6 +25,7 @@ from clm_ray.data.windows import References, cut_windows
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.tokens import token_values
+from clm_ray.lifecycle.stages import active_day_gaps
 from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
 from clm_ray.schema import DAY_US, TEST, TRAIN
 
@@ -192,7 +193,7 @@ class BucketBuilder:
         full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
         result.retention_sample.append((reference_dense[full], (references.bin_R[full] <= last).astype(np.float32)))
         active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
-        result.gaps.append(np.diff(np.unique(active[active < self.plan.train_end] // DAY_US)).astype(np.float32))
+        result.gaps.append(active_day_gaps(active[active < self.plan.train_end]).astype(np.float32))
         for s, name in ((TRAIN, "train"), (1, "valid")):
             rate = result.rates.setdefault(name, [0.0, 0.0, 0.0])
             rate[0] += float((split == s).sum())

@@ -8,7 +8,6 @@ Shape letters: N rows.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -260,9 +259,3 @@ def _plain(column: pa.ChunkedArray) -> list[object]:
 def _printable(value: str | bytes) -> str:
     text = value.decode(errors="replace") if isinstance(value, bytes) else value
     return text.encode(errors="replace").decode()
-
-
-def count_reasons(reasons: pa.ChunkedArray) -> Counter[str]:
-    """How often each reason occurs; nulls are left out."""
-    counted = pc.value_counts(reasons.drop_null())
-    return Counter({entry["values"]: entry["counts"] for entry in counted.to_pylist()})

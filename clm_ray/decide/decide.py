@@ -7,7 +7,8 @@ change is an override to `none`, when the kill switch was pulled or consent with
 
 Exactly once, though reserving and booking are two transactions: both use the decision's `action_id`, which is a hash of
 (user, epoch). A process that dies in between leaves a reservation that the next attempt finds and uses; booking settles it in
-the same transaction that writes the record. A reservation that nobody comes back for is released once its epoch is over. The draw is a hash as well, so the next attempt draws the same.
+the same transaction that writes the record. A reservation that nobody comes back for is released once its epoch is over. The
+draw is a hash as well, so the next attempt draws the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The budget ledger: reserve before deciding, settle when decided; spent + reserved ≤ cap at every moment.
 
 The budget's row is locked while a batch is granted (on SQLite the whole write transaction is), and the table itself refuses a row
-that is overspent. What a process that died had reserved is given back once it is too old to be booked. Every key is used once: repeating a call changes nothing. Amounts are kept in millionths of the
-currency, so sums are exact.
+that is overspent. What a process that died had reserved is given back once it is too old to be booked. Every key is used once:
+repeating a call changes nothing. Amounts are kept in millionths of the currency, so sums are exact.
 """
 
 from __future__ import annotations

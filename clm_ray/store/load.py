@@ -42,7 +42,8 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
     """Make the events of a prepared dataset (`folder`/manifest.json, events/part-*.parquet) the base of every user's history.
 
     Does nothing when this dataset is loaded already. One transaction per part: a reader sees a user's old base or the
-    new one, and an interrupted load is completed by the next call, of whichever dataset. Events in the `events` table are not touched.
+    new one, and an interrupted load is completed by the next call, of whichever dataset. Events in the `events` table are not
+    touched.
     Raises StoreError when the folder is not a dataset, a part cannot be read or is not sorted.
     """
     dataset = _dataset_id(folder)

@@ -1,7 +1,7 @@
 """The windows of a dataset, read in deterministic chunks: which windows make up step s of epoch e is a function of the seed alone.
 
 Every rank walks the same list of chunks (Parquet row groups) and shuffles them in the same way; it turns only its own share of each
-global batch into tensors. A resumed run therefore skips exactly what it has seen, with any number of workers.
+global batch into tensors. So the batches are the same for any number of workers, and an epoch that is begun again has the same ones.
 
 Shape letters: none; ragged columns are (values, offsets).
 """
@@ -27,7 +27,7 @@ CHUNKS_SHUFFLED = 8
 
 @dataclass(frozen=True)
 class Chunk:
-    """One row group and the windows in it that belong to a split. `targets`, `references`: their numbers of that split."""
+    """One row group and the windows in it that belong to a split."""
 
     path: Path
     group: int
