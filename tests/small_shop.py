@@ -20,6 +20,7 @@ from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.data.bucket import BucketBuilder, reference_times, users_of
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.occasions import OccasionSource
+from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import SplitPlan
 from clm_ray.features.catalogue import Catalogue
@@ -182,7 +183,12 @@ def make_shop(*, users: int = 9, seed: int = 0, recipe: Recipe | None = None) ->
     train_end = START + int(0.7 * DAYS) * DAY_US
     plan = SplitPlan(recipe.split, train_end, START + int(0.85 * DAYS) * DAY_US, START + DAYS * DAY_US)
     occasions = OccasionSource(
-        recipe.impressions, vocabulary, slot_table, source.statistics, vocabulary.index["impression"], 0
+        recipe.impressions,
+        vocabulary,
+        slot_table,
+        PopularityDraw(source.statistics, recipe.impressions.alpha),
+        vocabulary.index["impression"],
+        0,
     )
     grid = reference_times(recipe, START, START + DAYS * DAY_US)
     result = BucketBuilder(recipe, source, occasions, plan, grid).build(events)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clm_ray.config.data import ImpressionsConfig
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.columns import map_value
@@ -31,10 +32,12 @@ from clm_ray.schema import DAY_US, TEST, TRAIN
 
 SAMPLE_PER_USER = 64
 """Train rows of one user that feature selection looks at."""
+SAMPLE_ROWS = 200_000
+"""Train rows of all users that feature selection looks at, those of the users with the smallest stable hash."""
 
 
 @dataclass(frozen=True)
-class TestOccasion:
+class HeldOutOccasion:
     """A test moment that may be drawn into the fixed sample; `rank` is a stable hash that decides."""
 
     rank: int
@@ -42,9 +45,29 @@ class TestOccasion:
     occasion: Occasion
 
 
+@dataclass(frozen=True)
+class SampledUser:
+    """Train rows of one user for feature selection; `rank` is a stable hash that decides which users are looked at.
+
+    Shape letters: N rows, F features.
+    """
+
+    rank: int
+    dense_NF: NDArray[np.float32]
+    label_N: NDArray[np.float32]
+
+
+def first_ranked(users: list[SampledUser]) -> list[SampledUser]:
+    """Users in the order of rank until SAMPLE_ROWS rows are together: the same whatever bucket they came from."""
+    users = sorted((u for u in users if len(u.label_N)), key=lambda u: u.rank)
+    rows = np.cumsum([0, *(len(u.label_N) for u in users)])
+    return users[: int(np.searchsorted(rows, SAMPLE_ROWS))]
+
+
 @dataclass
 class BucketResult:
-    """What the users of one bucket gave."""
+    """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
+    occasion (negatives sampled)."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
     impressions: list[dict[str, Any]] = field(default_factory=list)
@@ -52,11 +75,13 @@ class BucketResult:
     interactions: list[tuple[str, NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]] = field(
         default_factory=list
     )
-    test_occasions: list[TestOccasion] = field(default_factory=list)
-    click_sample: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
-    retention_sample: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=list)
+    test_occasions: list[HeldOutOccasion] = field(default_factory=list)
+    click_sample: list[SampledUser] = field(default_factory=list)
+    retention_sample: list[SampledUser] = field(default_factory=list)
     gaps: list[NDArray[np.float32]] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
+    positives: int = 0
+    asked: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,10 +99,13 @@ class BucketBuilder:
         result = BucketResult()
         for user in users_of(events, self.source):
             self._user(user, result)
+        result.test_occasions = may_be_drawn(result.test_occasions, self.recipe.impressions)
+        result.click_sample = first_ranked(result.click_sample)
+        result.retention_sample = first_ranked(result.retention_sample)
         return result
 
     def _user(self, user: UserEvents, result: BucketResult) -> None:
-        targets, split, shown = self._targets(user)
+        targets, split, shown = self._targets(user, result)
         references = self._references(user.history)
         for occasion, which in shown:
             self._impressions(user.user_id, occasion, which, result)
@@ -108,11 +136,16 @@ class BucketBuilder:
         self._sample(user, targets, split, target_dense, kept, reference_dense, result)
         self._interactions(user, self._train_end(targets, split, shown), result)
 
-    def _targets(self, user: UserEvents) -> tuple[Targets, NDArray[np.int32], list[tuple[Occasion, NDArray[np.int32]]]]:
+    def _targets(
+        self, user: UserEvents, result: BucketResult
+    ) -> tuple[Targets, NDArray[np.int32], list[tuple[Occasion, NDArray[np.int32]]]]:
         """(train and valid targets, their split, the other occasions with the split of each of their candidates)."""
         found = self.occasions.occasions(user)
         ids = self.source.catalogue.ids
         per_row = self.occasions.config.negatives == "explicit"
+        if not per_row:
+            result.positives += self.occasions.positives(user)
+            result.asked += sum(len(occasion.taken) for occasion in found)
         sampled: list[Targets] = []
         splits: list[NDArray[np.int32]] = []
         shown: list[tuple[Occasion, NDArray[np.int32]]] = []
@@ -150,7 +183,7 @@ class BucketBuilder:
         rank = hash_of(f"{self.recipe.sequences.seed}/{user_id}/{occasion.time}/{occasion.kind}")
         # The candidates of a slot are found again once the sample is drawn: they need not travel.
         light = occasion if occasion.slot is None else replace(occasion, shown_C=None)
-        result.test_occasions.append(TestOccasion(rank, user_id, light))
+        result.test_occasions.append(HeldOutOccasion(rank, user_id, light))
         if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
             row = impression_row(user_id, occasion, occasion.shown_C[test], occasion.labels_C[test], kind="shown")
             result.impressions.append(row | {"weight": occasion.weights_C[test]})
@@ -184,14 +217,16 @@ class BucketBuilder:
         reference_dense: NDArray[np.float32],
         result: BucketResult,
     ) -> None:
-        rng = np.random.default_rng([self.recipe.sequences.seed, hash_of(user.user_id)])
+        rank = hash_of(user.user_id)
+        rng = np.random.default_rng([self.recipe.sequences.seed, rank])
         train = np.flatnonzero(split == TRAIN)
         some = np.sort(rng.permutation(train)[:SAMPLE_PER_USER])
-        result.click_sample.append((target_dense[some], targets.label_T[some]))
+        result.click_sample.append(SampledUser(rank, target_dense[some], targets.label_T[some]))
         days = np.array(self.recipe.retention.bin_ends)
         last = int(np.flatnonzero(days == max(self.recipe.retention.report_days))[0])
         full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
-        result.retention_sample.append((reference_dense[full], (references.bin_R[full] <= last).astype(np.float32)))
+        came_back = (references.bin_R[full] <= last).astype(np.float32)
+        result.retention_sample.append(SampledUser(rank, reference_dense[full], came_back))
         active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
         result.gaps.append(active_day_gaps(active[active < self.plan.train_end]).astype(np.float32))
         for s, name in ((TRAIN, "train"), (1, "valid")):
@@ -226,8 +261,22 @@ def _size(occasion: Occasion) -> int:
     return len(occasion.shown_C) if occasion.shown_C is not None else len(occasion.taken)
 
 
+def may_be_drawn(found: list[HeldOutOccasion], config: ImpressionsConfig) -> list[HeldOutOccasion]:
+    """The test occasions of smallest rank that the two fixed samples can need: of all, and of those where something was chosen."""
+    ordered = sorted(found, key=lambda t: (t.rank, t.user_id, t.occasion.time))
+    for_catalogue = [t for t in ordered if len(t.occasion.chosen)][: config.catalogue_occasions]
+    kept = {id(t) for t in (*ordered[: config.test_occasions], *for_catalogue)}
+    return [t for t in ordered if id(t) in kept]
+
+
 def impression_row(
-    user_id: str, occasion: Occasion, items: NDArray[np.int32], labels: NDArray[np.float32], *, kind: str
+    user_id: str,
+    occasion: Occasion,
+    items: NDArray[np.int32],
+    labels: NDArray[np.float32],
+    *,
+    kind: str,
+    offset: float = 0.0,
 ) -> dict[str, Any]:
     """One row of schema.IMPRESSIONS (test split)."""
     return {
@@ -237,7 +286,7 @@ def impression_row(
         "item": items.astype(np.int32),
         "label": labels.astype(np.float32),
         "weight": np.full(len(items), occasion.weight, np.float32),
-        "offset": 0.0,
+        "offset": offset,
         "split": TEST,
     }
 

@@ -13,8 +13,10 @@ from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 """Raised when the same log and recipe would give another manifest or files with another meaning."""
+_DESCRIPTIONS = ("recipe.yaml", "report.json", "report.md")
+"""Files that describe the dataset to people: other words there make no other dataset."""
 BUILT_BY = ("event_types", "features", "sequences", "retention", "impressions", "split")
 """Sections of the recipe that a dataset depends on beside the log; another value there means another dataset."""
 
@@ -25,7 +27,7 @@ def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str,
     built_by = recipe.model_dump(mode="json", include={*BUILT_BY})
     named = {
         "format": FORMAT,
-        "files": {name: d for name, d in files.items() if name != "recipe.yaml"},
+        "files": {name: d for name, d in files.items() if name not in _DESCRIPTIONS},
         "recipe": built_by,
         "thresholds": content["thresholds"],
     }

@@ -4,7 +4,8 @@ An occasion is one user at one moment. Where it comes from decides its candidate
 
 - explicit: every labelled event is a target as it stands.
 - availability: the candidates are what was on offer in the events' slot; taken = positive. Negatives are sampled.
-- popularity: only positives are known; negatives are drawn by popularity^alpha as of the day before.
+- popularity: only positives are known; the candidates are the items with an event on a day before, of which negatives are drawn
+  by popularity^alpha. A positive that no draw could have given is no target: it would teach that new items are always taken.
 - decision: a slate that the endpoint served; every item of it is a target as of the slate's moment, taken or not.
 
 The number of sampled negatives does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
@@ -15,17 +16,17 @@ Shape letters: N events of one user, T targets, C candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.data import ImpressionsConfig
 from clm_ray.data.buckets import hash_of
+from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable, members
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
-from clm_ray.features.statistics import ItemStatistics, day_of
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,9 @@ class OccasionSource:
     config: ImpressionsConfig
     vocabulary: EventVocabulary
     slots: SlotTable
-    statistics: ItemStatistics
+    popularity: PopularityDraw
     impression_code: int | None
     seed: int
-    _popular: dict[int, tuple[NDArray[np.int32], NDArray[np.float64]]] = field(default_factory=dict)
 
     def occasions(self, user: UserEvents) -> list[Occasion]:
         """All occasions in time order."""
@@ -139,7 +139,8 @@ class OccasionSource:
             weight = float(self.vocabulary.weights[history.event_N[at[0]]])
             time = int(history.time_N[at[0]])
             if self.config.negatives == "popularity":
-                yield Occasion(time, "popularity", items, items, None, weight)
+                taken = items[members(items, self.popularity.known(time))]
+                yield Occasion(time, "popularity", taken, items, None, weight)
                 continue
             shown = self.slots.items(user.slot_N[at[0]])
             if shown is not None and len(shown):
@@ -171,7 +172,7 @@ class OccasionSource:
             scale = len(taken) / self.config.positives_per_occasion
             taken = rng.choice(taken, self.config.positives_per_occasion, replace=False)
         if occasion.shown_C is None:
-            others, offset = self.draw_popular(occasion, count=self.config.per_occasion, rng=rng), 0.0
+            others, offset = self.drawn(occasion, count=self.config.per_occasion, rng=rng), 0.0
         else:
             others = np.delete(occasion.shown_C, np.searchsorted(occasion.shown_C, occasion.taken))
             offset = 0.0
@@ -183,29 +184,15 @@ class OccasionSource:
         weights = np.where(labels == 1, weight * scale, weight)
         return _targets(occasion.time, items, labels, weights, offset)
 
-    def draw_popular(self, occasion: Occasion, *, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    def drawn(self, occasion: Occasion, *, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
         """`count` distinct items not taken, by popularity^alpha as of the day before (fewer where fewer are known)."""
-        day = int(day_of(np.array([occasion.time]))[0])
-        if day not in self._popular:
-            items = np.unique(self.statistics.item_K)
-            items = items[items > 0]
-            events = self.statistics.events(items, np.full(len(items), day, np.int64))
-            known = events > 0
-            self._popular[day] = (items[known], np.cumsum(events[known] ** self.config.alpha))
-        items, cumulative = self._popular[day]
-        if not len(items):
-            return np.empty(0, np.int32)
-        drawn = items[np.searchsorted(cumulative, rng.random(count * 3) * cumulative[-1], side="right")]
-        fresh = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
-        fresh = fresh[~np.isin(fresh, occasion.taken)][:count]
-        if len(fresh) == count:
-            return fresh
-        # A few items had most of the draws: the same draw goes on among the rest.
-        rest = ~np.isin(items, np.concatenate([fresh, occasion.taken]))
-        weight = np.diff(cumulative, prepend=0.0)[rest]
-        missing = min(count - len(fresh), len(weight))
-        more = rng.choice(items[rest], missing, replace=False, p=weight / weight.sum()) if missing else fresh[:0]
-        return np.concatenate([fresh, more])
+        return self.popularity.draw(occasion.time, count=count, but=occasion.taken, rng=rng)
+
+    def positives(self, user: UserEvents) -> int:
+        """Positive (moment, item) pairs in the user's log: what the occasions ask about at most."""
+        history = user.history
+        liked = self.vocabulary.labels(history) == 1.0
+        return len(np.unique(np.stack([history.time_N[liked], history.item_N[liked].astype(np.int64)]), axis=1).T)
 
 
 def _targets(

@@ -26,7 +26,8 @@ class BaseRate:
 @dataclass(frozen=True)
 class DataReport:
     """One dataset in figures. catalogue, known_users: rows of the item and user tables (the reserved item left out); density: distinct
-    (user, item) pairs of the log over all pairs of its users and items; base_rates: by split."""
+    (user, item) pairs of the log over all pairs of its users and items; base_rates: by split; positives: positive events and how many
+    of them are asked about (None where the log has its own negatives)."""
 
     recipe: str
     description: str
@@ -35,6 +36,7 @@ class DataReport:
     known_users: int
     density: float
     base_rates: Mapping[str, BaseRate]
+    positives: Mapping[str, int] | None
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -82,11 +84,23 @@ class DataReport:
         rejected += [(f"rejected in tables: {reason}", f"{n:,}") for reason, n in _by_size(counts.tables)]
         types = [(f"events: {name}", f"{n:,}") for name, n in _by_size(counts.types)]
         rates = [(f"base rate: {split}", _rate_text(rate)) for split, rate in self.base_rates.items()]
+        if self.positives is not None:
+            rates.append(
+                ("positives asked about", f"{self.positives['asked_about']:,} of {self.positives['positives']:,}")
+            )
         return [("Log", log), ("Events by type", types), ("Rejected rows", rejected), ("Base rates", rates)]
 
 
-def make_report(recipe: Recipe, log: Log, *, base_rates: Mapping[str, Mapping[str, Any]]) -> DataReport:
-    """The report on a log and on the splits made of it; `base_rates`: by split its `targets`, `positives`, `rate`."""
+def make_report(
+    recipe: Recipe,
+    log: Log,
+    *,
+    base_rates: Mapping[str, Mapping[str, Any]],
+    positives: Mapping[str, int] | None = None,
+) -> DataReport:
+    """The report on a log and on the splits made of it; `base_rates`: by split its `targets`, `positives`, `rate`; `positives`:
+    `positives` and how many of them are `asked_about`.
+    """
     counts = log.counts
     return DataReport(
         recipe=recipe.name,
@@ -96,6 +110,7 @@ def make_report(recipe: Recipe, log: Log, *, base_rates: Mapping[str, Mapping[st
         known_users=log.users.num_rows,
         density=counts.pairs / (counts.users * counts.items) if counts.users and counts.items else 0.0,
         base_rates={s: BaseRate(int(r["targets"]), int(r["positives"]), r["rate"]) for s, r in base_rates.items()},
+        positives=positives,
     )
 
 

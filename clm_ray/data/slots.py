@@ -50,7 +50,9 @@ class SlotTable:
 
 
 def members(item_N: NDArray[np.int32], sorted_C: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """bool_N: which items are among the ascending, non-empty `sorted_C`."""
+    """bool_N: which items are among the ascending `sorted_C`."""
+    if not len(sorted_C):
+        return np.zeros(len(item_N), bool)
     at = np.minimum(np.searchsorted(sorted_C, item_N), len(sorted_C) - 1)
     return sorted_C[at] == item_N
 

@@ -49,6 +49,8 @@ class SplitPlan:
     valid_cut: Key | None = None
     numeric_users: bool = False
     numeric_items: bool = False
+    activity_end: int | None = None
+    """The first moment after the log's last activity, beyond which nobody could be seen to come back (None: log_end)."""
 
     def of_targets(self, user: str, time_T: NDArray[np.int64], items: Sequence[str]) -> NDArray[np.int32]:
         """int32_T: split of each target of one user; for per_user the rows must be all labelled rows of the user.
@@ -83,12 +85,13 @@ class SplitPlan:
 
     def of_references(self, time_R: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """(split, moment at which the label is censored) of each reference."""
+        known_end = self.log_end if self.activity_end is None else self.activity_end
         if self.config.refit:
-            return np.zeros(len(time_R), np.int32), np.full(len(time_R), self.log_end)
+            return np.zeros(len(time_R), np.int32), np.full(len(time_R), known_end)
         split = np.where(time_R < self.train_end, TRAIN, np.where(time_R < self.valid_end, VALID, TEST)).astype(
             np.int32
         )
-        return split, np.array([self.train_end, self.valid_end, self.log_end])[split]
+        return split, np.minimum([self.train_end, self.valid_end, self.log_end], known_end)[split]
 
 
 def _id(value: str, numeric: bool) -> int | str:
@@ -98,7 +101,7 @@ def _id(value: str, numeric: bool) -> int | str:
     return int(value) if value.isascii() and value.isdigit() else -1
 
 
-def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int) -> SplitPlan:
+def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int, activity_end: int | None = None) -> SplitPlan:
     """Fix the cuts. `labelled`: columns timestamp, user_id, item_id of every labelled row (protocols by rows only).
 
     Raises DataError where a split would be empty.
@@ -116,7 +119,7 @@ def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int) -> Spl
                 f"log_end={datetime.fromtimestamp(log_end / 1e6, UTC).isoformat()}",
                 fix="choose train_end < valid_end < the log's last event",
             )
-        return SplitPlan(config, train_end, valid_end, log_end)
+        return SplitPlan(config, train_end, valid_end, log_end, activity_end=activity_end)
     rows = labelled.num_rows
     if rows < 10:
         raise DataError("too few labelled events to split", field="split", value=rows, fix="bring at least 10")
@@ -134,7 +137,17 @@ def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int) -> Spl
 
     train_cut = key_at(1 - config.valid_share - config.test_share)
     valid_cut = key_at(1 - config.test_share)
-    return SplitPlan(config, train_cut[0], valid_cut[0], log_end, train_cut, valid_cut, numeric_users, numeric_items)
+    return SplitPlan(
+        config,
+        train_cut[0],
+        valid_cut[0],
+        log_end,
+        train_cut,
+        valid_cut,
+        numeric_users,
+        numeric_items,
+        activity_end,
+    )
 
 
 def _order_column(ids: pa.ChunkedArray) -> tuple[pa.ChunkedArray, bool]:

@@ -28,7 +28,7 @@ from clm_ray.evaluate.baselines import Baselines, ClickBaselines, retention_colu
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions
 from clm_ray.evaluate.sampling import each_bucket, frozen_texts, pair_features
 from clm_ray.metrics.ranking import tie_break
-from clm_ray.model.inference import Scorer, UserRequest, UserState
+from clm_ray.model.inference import Scorer, UserRequest, UserState, own_items
 from clm_ray.schema import TIMESTAMP
 
 PARTS = ("click", "catalogue", "retention")
@@ -127,15 +127,15 @@ class BucketScorer:
         if not requests:
             return pa.table({})
         lists: dict[str, list[tuple[NDArray[np.int32], NDArray[np.float32]]]] = {"model": self._retrieve(requests)}
-        every_I = np.arange(1, self.dataset.items.num_rows, dtype=np.int32)
+        open_items = [self._may_be_listed(r) for r in requests]
         for name in self.baselines.names:
             lists[name] = [
                 top(
-                    every_I,
-                    self.baselines.probability(name, r.history, _whole(r.time, every_I)),
+                    item_I,
+                    self.baselines.probability(name, r.history, _whole(r.time, item_I)),
                     count=self.plan.config.retrieve,
                 )
-                for r in requests
+                for r, item_I in zip(requests, open_items, strict=True)
             ]
         tables = []
         times = [c.catalogue.time_Q for c in cases]
@@ -147,6 +147,15 @@ class BucketScorer:
             columns |= {key: np.concatenate([one[key] for one in rows]) for key in rows[0]}
             tables.append(pa.table(columns))
         return pa.concat_tables(tables)
+
+    def _may_be_listed(self, request: UserRequest) -> NDArray[np.int32]:
+        """The catalogue for the user, by the rule that retrieval follows too."""
+        every_I = np.arange(1, self.dataset.items.num_rows, dtype=np.int32)
+        if self.scorer.recipe.serve.repeat:
+            return every_I
+        return np.setdiff1d(
+            every_I, own_items(request.history.before(request.time), vocabulary=self.dataset.vocabulary)
+        )
 
     def _retention(self, cases: Sequence[Case]) -> pa.Table:
         """Every reference at the end of every hazard bin."""

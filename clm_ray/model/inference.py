@@ -203,7 +203,7 @@ class Scorer:
         query = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
         score = query @ self._item_ID.T
         score[:, 0] = float("-inf")
-        own = [self._own_items(state) for state in states]
+        own = [own_items(state.history, vocabulary=self.vocabulary) for state in states]
         if not self.recipe.serve.repeat:
             for b, mine in enumerate(own):
                 score[b, torch.from_numpy(mine.astype(np.int64))] = float("-inf")
@@ -213,16 +213,16 @@ class Scorer:
             return found
         return [_first_distinct(o[: count // 2], r, count) for o, r in zip(own, found, strict=True)]
 
-    def _own_items(self, state: UserState) -> NDArray[np.int32]:
-        """Items of the user's context events, most events first."""
-        history = state.history
-        seen = history.item_N[self.vocabulary.is_context(history) & (history.item_N > 0)]
-        items, events = np.unique(seen, return_counts=True)
-        return items[np.lexsort((items, -events))]
-
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""
         return self._item_ID[torch.from_numpy(rows.astype(np.int64))].numpy()
+
+
+def own_items(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.int32]:
+    """Item rows of a user's context events, most events first."""
+    seen = history.item_N[vocabulary.is_context(history) & (history.item_N > 0)]
+    items, events = np.unique(seen, return_counts=True)
+    return items[np.lexsort((items, -events))]
 
 
 def _first_distinct(first: NDArray[np.int32], then: NDArray[np.int32], count: int) -> NDArray[np.int32]:

@@ -1,7 +1,8 @@
 """Attention blocks of the user tower and the interaction.
 
-Positions are relative (a learned penalty on distance), and a query sees the last `reach` events and the start token only, so what a
-position sees does not depend on where a window was cut.
+Positions are relative (a learned penalty on distance), and a query sees the last `reach` tokens and the start token only, so what a
+position sees does not depend on where a window was cut. Stacked layers see further than one: `layer_reaches` shares
+out among them the context that every window carries.
 
 Shape letters: B windows, T tokens (start token first), Q targets of a window, D width, A heads, E width of a head.
 """
@@ -16,6 +17,12 @@ from torch.nn import functional as F
 def _slopes(heads: int) -> Tensor:
     """ALiBi slopes (Press et al., 2022): a geometric series from 1/2."""
     return torch.tensor([2.0 ** (-8.0 * (a + 1) / heads) for a in range(heads)])
+
+
+def layer_reaches(reach: int, *, layers: int) -> list[int]:
+    """The reach of each of `layers` stacked layers, so that the last one's states come from exactly the last `reach` tokens."""
+    steps, more = divmod(reach - 1, layers)
+    return [steps + (layer < more) + 1 for layer in range(layers)]
 
 
 class Attention(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clm_ray.config.model import ModelConfig
-from clm_ray.model.layers import Attention, Block, mlp
+from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Network(nn.Module):
         self.user_category = nn.EmbeddingBag(sizes.user_categories, d, mode="sum")
         self.user_number = nn.Linear(max(sizes.user_numbers, 1), d)
         self.blocks = nn.ModuleList(
-            Block(d, heads=sizes.heads, reach=sizes.reach, dropout=config.dropout) for _ in range(sizes.layers)
+            Block(d, heads=sizes.heads, reach=reach, dropout=config.dropout)
+            for reach in layer_reaches(sizes.reach, layers=sizes.layers)
         )
         self.user_norm = nn.LayerNorm(d)
         self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach)
@@ -128,7 +129,7 @@ class Network(nn.Module):
         return torch.cat([start.unsqueeze(1), events], dim=1)
 
     def user_states(self, token_BTD: Tensor) -> Tensor:
-        """Profile vectors h [B, T, D]: position p has seen p events (the last `reach` of them)."""
+        """Profile vectors h [B, T, D]: position p has seen p events (at most the last `reach` of them)."""
         states = token_BTD
         for block in self.blocks:
             states = block(states)
@@ -137,24 +138,34 @@ class Network(nn.Module):
     def click_logits(
         self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
     ) -> Tensor:
-        """[B, Q]: logit of a positive answer to each target, given the profile at its position."""
+        """float32 [B, Q]: logit of a positive answer to each target, given the profile at its position."""
         bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
         attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
-        score = self.retrieval_scores(state_BQD, target_BQD)
-        joined = [target_BQD, state_BQD, target_BQD * state_BQD, attended, target_BQD * attended, score, dense_BQS]
-        return (self.click(torch.cat(joined, dim=-1)) + self.click_linear(dense_BQS)).squeeze(-1)
+        with exact(token_BTD):
+            target, state, attended = target_BQD.float(), state_BQD.float(), attended.float()
+            score = self.retrieval_scores(state, target)
+            joined = [target, state, target * state, attended, target * attended, score, dense_BQS]
+            return (self.click(torch.cat(joined, dim=-1)) + self.click_linear(dense_BQS)).squeeze(-1)
 
     def retrieval_scores(self, state_BQD: Tensor, item_BQD: Tensor) -> Tensor:
         """[B, Q, 1]: score of each item for the profile beside it."""
         return (self.query(state_BQD) * item_BQD).sum(-1, keepdim=True)
 
     def query(self, state: Tensor) -> Tensor:
-        """Retrieval query [..., D] of a profile: its product with item vectors is the retrieval score."""
-        return self.retrieval(state) * self.log_temperature.exp() / self.sizes.width**0.5
+        """Retrieval query, float32 [..., D], of a profile: its product with item vectors is the retrieval score."""
+        with exact(state):
+            return self.retrieval(state.float()) * self.log_temperature.exp() / self.sizes.width**0.5
 
     def hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
-        """[B, R, J]: logit of coming back within bin j given not before."""
-        return self.retention(torch.cat([state_BRD, dense_BRS], dim=-1)) + self.retention_linear(dense_BRS)
+        """float32 [B, R, J]: logit of coming back within bin j given not before."""
+        with exact(state_BRD):
+            joined = torch.cat([state_BRD.float(), dense_BRS], dim=-1)
+            return self.retention(joined) + self.retention_linear(dense_BRS)
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """float32 for what follows, also within autocast: probabilities of rare clicks do not survive bf16's three digits."""
+    return torch.autocast(device_type=like.device.type, enabled=False)
 
 
 def gather_positions(state_BTD: Tensor, pos_BQ: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clm_ray.model.network import ItemInputs, Network, UserInputs, gather_positions
+from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions
 from clm_ray.model.text import TextTower
 
 
@@ -149,12 +149,14 @@ class Recommender(nn.Module):
     def _retrieval_loss(self, targets: RetrievalTargets, item_UD: Tensor, state_BTD: Tensor) -> Tensor:
         """Sampled softmax with logQ correction (Bengio & Senécal, 2008; Yi et al., 2019), accidental hits masked."""
         query = self.network.query(state_BTD[targets.row_M, targets.pos_M])
-        own = (query * item_UD[targets.item_M]).sum(-1) - targets.logq_M
-        others = query @ item_UD[targets.negative_G].T - targets.logq_G
-        hit = targets.item_M[:, None] == targets.negative_G[None, :]
-        others = others.masked_fill(hit, float("-inf"))
-        logits = torch.cat([own[:, None], others], dim=1)
-        return -(F.log_softmax(logits, dim=1)[:, 0]).sum()
+        with exact(query):
+            item_UD = item_UD.float()
+            own = (query * item_UD[targets.item_M]).sum(-1) - targets.logq_M
+            others = query @ item_UD[targets.negative_G].T - targets.logq_G
+            hit = targets.item_M[:, None] == targets.negative_G[None, :]
+            others = others.masked_fill(hit, float("-inf"))
+            logits = torch.cat([own[:, None], others], dim=1)
+            return -(F.log_softmax(logits, dim=1)[:, 0]).sum()
 
 
 def click_loss(logit_BQ: Tensor, targets: ClickTargets) -> Tensor:

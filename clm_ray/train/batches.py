@@ -72,7 +72,7 @@ class BatchMaker:
         train_config = self.recipe.train
         rng = np.random.default_rng([train_config.seed, epoch, step, 7])
         negative_rows = self.popularity.draw(train_config.retrieval_negatives, rng)
-        next_items = _next_items(windows, self.train_end, rng) if train else [np.empty(0, np.int64)] * len(windows)
+        next_items = self._next_items(windows, rng) if train else [np.empty(0, np.int64)] * len(windows)
         trained = self._budget(windows, step=step) if train else np.empty(0, np.int64)
         scale = self._scale(windows, next_items, world)
         mine = windows.share(rank, world)
@@ -93,6 +93,26 @@ class BatchMaker:
             texts = np.sort(texts[order[:budget]])
         self.last_trained[texts] = self.last_trained.max() + 1
         return texts
+
+    def _next_items(self, windows: Windows, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Positions of context events of the train period that become retrieval positives: a sample of each window's own events."""
+        sequences = self.recipe.sequences
+        chosen = []
+        for number, context, target in zip(windows.number, windows.context, windows.target, strict=True):
+            time, end = context["time"], self.train_end
+            if self.recipe.split.protocol == "per_user" and not self.recipe.split.refit:
+                # Each user's train period ends for itself; at the moment of the last train target the later splits may begin.
+                end = int(target["time"].max(initial=np.iinfo(np.int64).min))
+            eligible_N = (context["item"] > 0) & (time < end)
+            # The tail belongs to the windows before; where it is cut, its first moment may be missing a part.
+            eligible_N[: min(number * sequences.body, sequences.max_context)] = False
+            if number * sequences.body > sequences.max_context:
+                eligible_N &= time > time[0]
+            eligible = np.flatnonzero(eligible_N)
+            if len(eligible) > NEXT_ITEMS_PER_WINDOW:
+                eligible = np.sort(rng.choice(eligible, NEXT_ITEMS_PER_WINDOW, replace=False))
+            chosen.append(eligible)
+        return chosen
 
     def _scale(self, windows: Windows, next_items: list[NDArray[np.int64]], world: int) -> torch.Tensor:
         """Loss weight · world / global weight, per loss."""
@@ -202,21 +222,6 @@ def _items_of(windows: Windows) -> NDArray[np.int32]:
     return np.concatenate(parts).astype(np.int32) if parts else np.empty(0, np.int32)
 
 
-def _next_items(windows: Windows, train_end: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Positions of context events of the train period that become retrieval positives.
-
-    The first event of a cut window is left out: what came before it in the same moment may be missing.
-    """
-    chosen = []
-    for context in windows.context:
-        eligible = np.flatnonzero((context["item"] > 0) & (context["time"] < train_end))
-        eligible = eligible[eligible > 0]
-        if len(eligible) > NEXT_ITEMS_PER_WINDOW:
-            eligible = np.sort(rng.choice(eligible, NEXT_ITEMS_PER_WINDOW, replace=False))
-        chosen.append(eligible)
-    return chosen
-
-
 def _nothing(spec: FeatureSpec) -> Windows:
     """One window without events and targets, for a rank that has no share of a short last step."""
     none = np.empty(0, np.int32)
@@ -230,6 +235,7 @@ def _nothing(spec: FeatureSpec) -> Windows:
     reference = dict.fromkeys(("pos", "bin", "censored"), none)
     return Windows(
         [""],
+        [0],
         [context],
         [{**target, "dense": np.empty((0, len(spec.click.names)), np.float32)}],
         [{**reference, "dense": np.empty((0, len(spec.retention.names)), np.float32)}],

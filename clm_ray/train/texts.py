@@ -68,16 +68,20 @@ def lower_states(tower: TextTower, tokens: Tokens, *, rank: int, world: int, dev
 def text_vectors(
     tower: TextTower, lower: LowerStates, count: int, *, rank: int, world: int, device: torch.device
 ) -> NDArray[np.float32]:
-    """t [Z, H] of all texts with the tower as it is now, split over the ranks."""
+    """t [Z, H] of all texts with the tower as it is now, split over the ranks.
+
+    Each rank calls the tower equally often: where weights are partitioned, every call is one of all ranks.
+    """
     share = _shares(count, world)[rank]
     lengths = lower.start[share + 1] - lower.start[share]
     share = share[np.argsort(lengths, kind="stable")]
     vectors = np.zeros((len(share), tower.hidden), np.float32)
-    for first in range(0, len(share), _TEXTS_PER_PASS):
-        states, mask = lower.padded(share[first : first + _TEXTS_PER_PASS])
-        vectors[first : first + _TEXTS_PER_PASS] = (
-            tower.pooled(states.to(device), mask.to(device)).float().cpu().numpy()
-        )
+    largest = -(-count // world)
+    for first in range(0, largest, _TEXTS_PER_PASS):
+        texts = share[first : first + _TEXTS_PER_PASS]
+        states, mask = lower.padded(texts if len(texts) else np.zeros(1, np.int64))
+        pooled = tower.pooled(states.to(device), mask.to(device)).float().cpu().numpy()
+        vectors[first : first + len(texts)] = pooled[: len(texts)]
     out = np.zeros((count, tower.hidden), np.float32)
     for where, part in _gathered((share, vectors), world):
         out[where] = part

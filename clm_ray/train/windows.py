@@ -98,9 +98,11 @@ def _read(chunk: Chunk) -> pa.Table:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one step as per-window arrays; targets and references of the asked split only."""
+    """Windows of one step as per-window arrays; targets and references of the asked split only. `number`: of each window among its
+    user's."""
 
     user: list[str]
+    number: list[int]
     context: list[dict[str, NDArray[Any]]]
     target: list[dict[str, NDArray[Any]]]
     reference: list[dict[str, NDArray[Any]]]
@@ -113,6 +115,7 @@ class Windows:
         """Take the table's ragged columns apart."""
         return Windows(
             table.column("user_id").to_pylist(),
+            table.column("window").to_pylist(),
             _group(table, "ctx_", ("item", "event", "time", "dense", "value"), None),
             _group(table, "tgt_", ("item", "label", "weight", "offset", "time", "pos", "dense", "split"), split),
             _group(table, "ref_", ("time", "pos", "bin", "censored", "dense", "split"), split),
@@ -121,7 +124,7 @@ class Windows:
     def share(self, rank: int, world: int) -> Windows:
         """Every `world`-th window, starting at `rank`."""
         cut = slice(rank, None, world)
-        return Windows(self.user[cut], self.context[cut], self.target[cut], self.reference[cut])
+        return Windows(self.user[cut], self.number[cut], self.context[cut], self.target[cut], self.reference[cut])
 
 
 def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | None) -> list[dict[str, NDArray[Any]]]:

@@ -11,6 +11,7 @@ from made_logs import ITEMS, VOCABULARY, Row, label_of, source_of, table_of
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket import BucketBuilder, BucketResult, reference_times
 from clm_ray.data.occasions import OccasionSource
+from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.schema import TIMESTAMP
@@ -23,8 +24,9 @@ OFFERS: Mapping[str, Sequence[int]] = {
 }
 
 
-def builder_of(log: Sequence[Row], made: Recipe, *, log_end: int) -> BucketBuilder:
-    """A builder that knows the whole log's statistics and cuts. `log_end`: the first moment after the log."""
+def builder_of(log: Sequence[Row], made: Recipe, *, log_end: int, activity_end: int | None = None) -> BucketBuilder:
+    """A builder that knows the whole log's statistics and cuts. `log_end`, `activity_end`: the first moment after the log, after its
+    last activity."""
     offers = [(slot, ITEMS[item]) for slot, items in OFFERS.items() for item in items]
     slots = SlotTable.build(
         pa.table({"slot": [s for s, _ in offers], "item_id": [i for _, i in offers]}), pa.table({"item_id": ITEMS})
@@ -45,18 +47,18 @@ def builder_of(log: Sequence[Row], made: Recipe, *, log_end: int) -> BucketBuild
             made.impressions,
             VOCABULARY,
             slots,
-            source.statistics,
+            PopularityDraw(source.statistics, made.impressions.alpha),
             VOCABULARY.index[made.serve.impression_event],
             made.sequences.seed,
         ),
-        plan=plan_splits(made.split, table, log_end=log_end),
+        plan=plan_splits(made.split, table, log_end=log_end, activity_end=activity_end or log_end),
         grid_R=reference_times(made, min((row.time for row in log), default=0), log_end - 1),
     )
 
 
-def build(log: Sequence[Row], made: Recipe, *, log_end: int) -> BucketResult:
+def build(log: Sequence[Row], made: Recipe, *, log_end: int, activity_end: int | None = None) -> BucketResult:
     """Everything that the build makes of the log."""
-    return builder_of(log, made, log_end=log_end).build(table_of(log))
+    return builder_of(log, made, log_end=log_end, activity_end=activity_end).build(table_of(log))
 
 
 class Target(NamedTuple):

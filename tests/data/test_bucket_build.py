@@ -32,7 +32,18 @@ from made_logs import (
     table_of,
 )
 
-from clm_ray.data.bucket import SAMPLE_PER_USER, BucketResult, users_of
+from clm_ray.config.data import ImpressionsConfig
+from clm_ray.data.bucket import (
+    SAMPLE_PER_USER,
+    SAMPLE_ROWS,
+    BucketResult,
+    HeldOutOccasion,
+    SampledUser,
+    first_ranked,
+    may_be_drawn,
+    users_of,
+)
+from clm_ray.data.occasions import Occasion
 from clm_ray.features.tokens import token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
@@ -244,8 +255,41 @@ def test_refit_trains_on_everything() -> None:
 def test_selection_looks_at_a_bounded_sample_of_train_rows() -> None:
     log = numbered(Row("u1", START + n * HOUR_US, "skip", 1 + n % 6) for n in range(200))
     log += numbered(Row("u1", TRAIN_END + n * HOUR_US, "purchase", 1, 1.0, number=500 + n) for n in range(10))
-    [(dense, label)] = build(log, recipe(), log_end=LOG_END).click_sample
-    assert (len(dense), set(label.tolist())) == (SAMPLE_PER_USER, {0.0})
+    [user] = build(log, recipe(), log_end=LOG_END).click_sample
+    assert (len(user.dense_NF), set(user.label_N.tolist())) == (SAMPLE_PER_USER, {0.0})
+
+
+def test_selection_looks_at_the_users_of_smallest_rank_until_its_rows_are_together() -> None:
+    def sampled(rank: int, rows: int) -> SampledUser:
+        return SampledUser(rank, np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32))
+
+    users = [sampled(rank, SAMPLE_ROWS // 4) for rank in (5, 3, 9, 1, 7, 8)] + [sampled(0, 0)]
+    assert [user.rank for user in first_ranked(users)] == [1, 3, 5, 7]
+    halves = [*first_ranked(users[:3]), *first_ranked(users[3:])]
+    assert [user.rank for user in first_ranked(halves)] == [1, 3, 5, 7], "the same whatever the buckets"
+
+
+def test_both_fixed_samples_are_those_of_smallest_rank() -> None:
+    def moment(rank: int, chosen: int) -> HeldOutOccasion:
+        items = np.arange(1, chosen + 1, dtype=np.int32)
+        return HeldOutOccasion(rank, "u", Occasion(0, "explicit", items, items, None, 1.0))
+
+    found = [moment(4, 1), moment(1, 0), moment(3, 0), moment(2, 1), moment(5, 1), moment(6, 1)]
+    config = ImpressionsConfig(test_occasions=2, catalogue_occasions=3)
+    assert [t.rank for t in may_be_drawn(found, config)] == [1, 2, 4, 5]
+
+
+def test_a_log_that_goes_on_without_activity_shows_nobody_leaving() -> None:
+    """Mail is no activity: what is sent after the last visit says nothing about who came back."""
+    visits = [Row("u1", START + day * DAY_US, "login", 0, number=day) for day in range(40)]
+    mails = [Row("u1", START + day * DAY_US, "mail", 1, number=100 + day) for day in range(40, 120)]
+    end = {"log_end": START + 120 * DAY_US, "activity_end": visits[-1].time + 1}
+    made = recipe(split={"protocol": "time", "train_end": "2022-06-01", "valid_end": "2022-06-02"})
+    made = made.model_copy(update={"split": made.split.model_copy(update={"refit": True})})
+    found = references_of(build(visits + mails, made, **end))
+    assert max(reference.time for reference in found) < visits[-1].time
+    without_mail = references_of(build(visits, made, log_end=visits[-1].time + 1))
+    assert [repr(r) for r in found] == [repr(r) for r in without_mail]
 
 
 def test_gaps_are_those_of_active_days_in_the_training_period() -> None:
@@ -290,7 +334,11 @@ def test_sampled_negatives_go_with_every_split(negatives: str, protocol: str) ->
     assert all(len(splits) == 1 for splits in by_occasion.values())
     counts = Counter(split for splits in by_occasion.values() for split in splits)
     counts[TEST] = len(result.test_occasions)
-    assert (counts[TRAIN], counts[VALID], counts[TEST]) == (32, 4, 4)
+    # On the first day nothing is popular yet: there is nothing to ask about.
+    nothing_yet = 1 if negatives == "popularity" else 0
+    assert (counts[TRAIN], counts[VALID], counts[TEST]) == (32 - nothing_yet, 4, 4)
+    new = 4 if negatives == "popularity" else 0  # each of the four items, on its first day
+    assert (result.positives, result.asked) == (40, 40 - new)
     assert not set(by_occasion) & {(test.user_id, test.occasion.time) for test in result.test_occasions}
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_bucket import Target, build, references_of, targets_of
 from made_logs import DAYS, HOUR_US, START, TRAIN_END, VALID_END, Row, label_of, moments, recipe, rows
 
-from clm_ray.data.bucket import BucketResult
+from clm_ray.data.bucket import BucketResult, SampledUser
 from clm_ray.schema import DAY_US, TRAIN
 
 LOG_END = START + (DAYS + 8) * DAY_US
@@ -110,8 +109,8 @@ def test_training_does_not_see_the_later_splits(fork: tuple[int, list[Row], list
     assert seen[0] == seen[1]
 
 
-def _filled(sample: list[tuple[np.ndarray, np.ndarray]]) -> list[Any]:
-    return sorted((dense.tolist(), label.tolist()) for dense, label in sample if len(label))
+def _filled(sample: list[SampledUser]) -> list[Any]:
+    return sorted((user.dense_NF.tolist(), user.label_N.tolist()) for user in sample)
 
 
 @settings(max_examples=15)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.occasions import OccasionSource
+from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.features.catalogue import Catalogue
@@ -76,7 +77,7 @@ def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
     builder = BucketBuilder(
         recipe,
         WithoutFeatures(recipe, vocabulary, Catalogue.build(ids, ids, [[]] * len(ids)), statistics),
-        OccasionSource(recipe.impressions, vocabulary, SlotTable.empty(), statistics, None, 0),
+        OccasionSource(recipe.impressions, vocabulary, SlotTable.empty(), PopularityDraw(statistics, 0.5), None, 0),
         plan_splits(recipe.split, events, log_end=max(seconds for seconds, *_ in rows) * 1_000_000 + 1),
         np.empty(0, np.int64),
     )

@@ -30,6 +30,7 @@ from made_logs import (
 
 from clm_ray.config.data import ImpressionsConfig
 from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
+from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
 from clm_ray.schema import DAY_US
 
@@ -48,9 +49,9 @@ def slots_of(offers: dict[str, Sequence[int]], ids: Sequence[str] = ITEMS) -> Sl
 def source(
     log: Sequence[Row] = (), *, slots: SlotTable | None = None, seed: int = 0, code: int | None = 5, **config: Any
 ) -> OccasionSource:
-    return OccasionSource(
-        ImpressionsConfig(**config), VOCABULARY, slots or slots_of(OFFERS), statistics_of(log), code, seed
-    )
+    made = ImpressionsConfig(**config)
+    popularity = PopularityDraw(statistics_of(log), made.alpha)
+    return OccasionSource(made, VOCABULARY, slots or slots_of(OFFERS), popularity, code, seed)
 
 
 def user_of(log: Sequence[Row], user: str = "u1") -> UserEvents:
@@ -167,14 +168,15 @@ def test_popular_negatives_were_known_before_the_day_and_not_taken(log: list[Row
     for occasion in found.occasions(user):
         assert (occasion.kind, occasion.shown_C, occasion.slot) == ("popularity", None, None)
         bought = {r.item for r in log if r.user == "u1" and r.time == occasion.time and label_of(r) == 1.0}
-        assert set(occasion.taken) == set(occasion.chosen) == bought
+        assert set(occasion.chosen) == bought
         targets = found.targets(user, [occasion])
         negatives = targets.item_T[targets.label_T == 0].tolist()
         day = occasion.time // DAY_US
         known = {r.item for r in log if label_of(r) is not None and r.time // DAY_US < day}
+        assert set(occasion.taken) == bought & known, "what no draw could have given is no target"
         assert set(negatives) <= known - bought
         assert len(negatives) == len({*negatives}) == min(count, len(known - bought))
-        assert set(targets.item_T[targets.label_T == 1]) == bought
+        assert set(targets.item_T[targets.label_T == 1]) == bought & known
         assert (targets.offset_T == 0).all()
 
 
@@ -184,7 +186,7 @@ def test_popular_negatives_are_drawn_by_their_power(alpha: float) -> None:
     log = numbered(Row("u2", START, "skip", item) for item, n in counts.items() for _ in range(n))
     bought = Occasion(START + DAY_US, "popularity", np.array([4], np.int32), np.array([4], np.int32), None, 1.0)
     made, random = source(log, negatives="popularity", alpha=alpha), np.random.default_rng(0)
-    first = Counter(int(made.draw_popular(bought, count=1, rng=random)[0]) for _ in range(1000))
+    first = Counter(int(made.drawn(bought, count=1, rng=random)[0]) for _ in range(1000))
     total = sum(n**alpha for item, n in counts.items() if item != 4)
     assert counts[3] == 3**2
     for item in (1, 2, 3):
@@ -195,7 +197,21 @@ def test_popular_negatives_are_drawn_by_their_power(alpha: float) -> None:
 
 def test_nothing_popular_is_known_on_the_first_day() -> None:
     log = many_bought(2, slot=None)
-    assert targets_of(source(log, negatives="popularity"), log).label_T.tolist() == [1, 1]
+    found = source(log, negatives="popularity")
+    assert len(targets_of(found, log)) == 0
+    [occasion] = found.occasions(user_of(log))
+    assert set(occasion.chosen) == {1, 2}, "the whole catalogue is still ranked for it"
+
+
+def test_what_is_forgotten_of_a_day_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clm_ray.data.popularity._CACHED_ENTRIES", 8)
+    log = numbered(Row("u2", START + n * DAY_US, "skip", 1 + n % 4) for n in range(12))
+    bounded = PopularityDraw(statistics_of(log), 0.5)
+    days = [3, 5, 4, 3, 9, 3]
+    for day in days:
+        fresh = PopularityDraw(statistics_of(log), 0.5)
+        assert bounded.known(START + day * DAY_US).tolist() == fresh.known(START + day * DAY_US).tolist()
+        assert len(bounded._days) <= 2
 
 
 SLATE = numbered(

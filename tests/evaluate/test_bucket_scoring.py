@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clm_ray.data.build import part
+from clm_ray.evaluate import logistic
 from clm_ray.evaluate.baselines import Baselines
 from clm_ray.evaluate.dataset import Dataset
 from clm_ray.evaluate.scoring import BucketScorer, ScoringPlan, top
@@ -67,6 +68,26 @@ def test_catalogue_lists_come_from_retrieval_and_keep_track_of_what_was_taken(pl
         assert mine["taken"].sum() >= 1
         assert mine.loc[mine["rank"] == 0, "taken"].all()
         assert (ranked["rank"] <= plan.config.retrieve).all()
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_baselines_list_what_the_user_had_only_where_the_model_may(plan: ScoringPlan, repeat: bool) -> None:
+    x = np.array([[0.0], [1.0]])
+    rising = logistic.fit_rising(x, label=x[:, 0], weight=np.ones(2), offset=np.zeros(2))
+    scorer = BucketScorer(replace(plan, baselines=Baselines({"popularity": rising}, None, {})))
+    recipe = scorer.scorer.recipe
+    serve = recipe.serve.model_copy(update={"repeat": repeat})
+    scorer.scorer = made_world.KnowingScorer(recipe.model_copy(update={"serve": serve}))
+    cases = [case for case in scorer.dataset.test_cases(0) if len(case.catalogue.time_Q)]
+    rows = scorer._catalogue(cases).to_pandas()
+    listed = rows[(rows["method"] == "popularity") & (rows["rank"] > 0)]
+    again = 0
+    for (user, moment), mine in listed.groupby(["user", "timestamp"]):
+        history = next(case.history for case in cases if case.user_id == user)
+        had = history.item_N[history.time_N < moment.value // 1000]
+        again += np.isin(mine["item_row"], had).sum()
+    assert len(listed)
+    assert (again > 0) == repeat
 
 
 def test_retention_rows_are_known_where_the_log_reaches(plan: ScoringPlan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -18,9 +19,12 @@ TOKENS = 12
 POSITIONS = torch.arange(TOKENS)[None]
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return make_shop().model().network
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def network(request: pytest.FixtureRequest) -> Network:
+    """Of one layer and of several: what they see together is the same."""
+    recipe = make_shop().recipe
+    model = recipe.model.model_copy(update={"layers": request.param})
+    return make_shop(recipe=recipe.model_copy(update={"model": model})).model().network
 
 
 def _random(*shape: int, seed: int) -> Tensor:
@@ -40,7 +44,7 @@ def _influence(answer: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     for n in range(TOKENS):
         changed = tokens.clone()
         changed[0, n] += _random(tokens.shape[2], seed=100 + n)
-        columns.append(((answer(changed) - plain)[0].abs() > 1e-6).any(-1))
+        columns.append(((answer(changed) - plain)[0].abs() > 1e-7).any(-1))
     return torch.stack(columns, dim=1)
 
 
@@ -62,13 +66,13 @@ def test_a_target_attends_to_exactly_the_last_events_and_the_start_token(network
 
 
 def test_what_a_position_sees_does_not_depend_on_where_the_window_begins(network: Network) -> None:
-    tokens = _random(1, TOKENS, 8, seed=1)
+    network, tokens = copy.deepcopy(network).double(), _random(1, TOKENS, 8, seed=1).double()
     cut = torch.cat([tokens[:, :1], tokens[:, 4:]], dim=1)  # events 1 to 3 are left out
     first = 3 + REACH
     with torch.no_grad():
         whole, shorter = network.user_states(tokens), network.user_states(cut)
-    torch.testing.assert_close(shorter[:, first - 3 :], whole[:, first:], atol=1e-6, rtol=0)
-    assert (shorter[:, first - 4] - whole[:, first - 1]).abs().max() > 1e-4
+    torch.testing.assert_close(shorter[:, first - 3 :], whole[:, first:], atol=1e-12, rtol=0)
+    assert (shorter[:, first - 4] - whole[:, first - 1]).abs().max() > 1e-9
 
 
 def test_nearer_events_weigh_more(network: Network) -> None:

@@ -138,3 +138,29 @@ def test_identifiers_are_left_out_at_random_in_training_only(shop: SmallShop) ->
     has, lost = ((dropped - other).abs().max(1).values < 1e-6 for other in (with_ids, without_ids))
     assert (has ^ lost).all()
     assert 0.05 < lost.float().mean() < 0.6
+
+
+def test_heads_compute_in_float32_within_autocast(shop: SmallShop) -> None:
+    network = shop.model().network
+    random = torch.Generator().manual_seed(3)
+    state = torch.randn(1, 4, network.sizes.width, generator=random)
+    dense = torch.randn(1, 4, network.sizes.retention_features, generator=random)
+    with torch.no_grad():
+        expected = network.hazard_logits(state, dense), network.query(state)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = network.hazard_logits(state, dense), network.query(state)
+            assert network.retrieval(state).dtype == torch.bfloat16, "what is called plainly is not"
+    for mine, exact in zip(found, expected, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, exact)
+
+
+def test_losses_within_autocast_are_finite_and_near(shop: SmallShop) -> None:
+    model, windows = shop.model(), shop.batch_windows()
+    batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=True)
+    with torch.no_grad():
+        exact = model.losses(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model.losses(batch)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0)

@@ -12,6 +12,7 @@ from small_shop import LOOKS, SmallShop, lower_of, make_shop
 from tiny_bert import write_tiny_bert
 
 from clm_ray.config.model import EncoderConfig
+from clm_ray.config.recipe import Recipe
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.model.text import TextTower, load_pretrained, tokenize
 from clm_ray.train.batches import NEXT_ITEMS_PER_WINDOW, BatchMaker, Popularity
@@ -137,25 +138,52 @@ def test_a_validation_batch_has_no_budget_and_leaves_no_trace(shop: SmallShop, b
     assert not maker.last_trained.any()
 
 
-def test_next_items_are_those_of_the_training_period_seen_from_strictly_before(shop: SmallShop) -> None:
-    windows = shop.batch_windows()
-    batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=True)
+def _next_items(shop: SmallShop, *, recipe: Recipe | None = None) -> dict[int, list[tuple[int, int]]]:
+    """Window of the batch → (position, identifier slot) of each retrieval positive."""
+    batch = shop.maker(recipe=recipe).make(shop.batch_windows(), rank=0, world=1, step=0, epoch=0, train=True)
     found: dict[int, list[tuple[int, int]]] = {}
-    for window, pos, item in zip(
-        *(getattr(batch.retrieval, n).tolist() for n in ("row_M", "pos_M", "item_M")), strict=True
-    ):
-        found.setdefault(window, []).append((pos, item))
-    ties = later = 0
-    for b, context in enumerate(windows.context):
+    columns = (getattr(batch.retrieval, name).tolist() for name in ("row_M", "pos_M", "item_M"))
+    for window, pos, item in zip(*columns, strict=True):
+        found.setdefault(window, []).append((pos, int(batch.items.slot_U[item])))
+    return found
+
+
+def test_next_items_are_a_windows_own_events_of_the_training_period_seen_from_strictly_before(shop: SmallShop) -> None:
+    windows, found = shop.batch_windows(), _next_items(shop)
+    sequences, vocabulary, slots = shop.recipe.sequences, shop.source.vocabulary, shop.items.slot_I
+    ties = later = tails = 0
+    for b, (user, number, context) in enumerate(zip(windows.user, windows.number, windows.context, strict=True)):
+        history = shop.histories[user]
+        whole = history.select(vocabulary.is_context(history))
+        start = max(0, number * sequences.body - sequences.max_context)
         time, item = context["time"], context["item"]
-        wanted = [n for n in range(1, len(time)) if item[n] > 0 and time[n] < shop.train_end]
+        assert time.tolist() == whole.time_N[start : start + len(time)].tolist()
+        wanted = []
+        for n in range(len(time)):
+            seen = int((whole.time_N < time[n]).sum())
+            whole_past = start == 0 or seen > start
+            if start + n >= number * sequences.body and item[n] > 0 and time[n] < shop.train_end and whole_past:
+                wanted.append((seen - start, slots[item[n]]))
+                ties += seen - start < n
         assert len(wanted) <= NEXT_ITEMS_PER_WINDOW
-        expected = [(int((time < time[n]).sum()), item[n]) for n in wanted]
-        slots = shop.items.slot_I
-        assert [(p, int(batch.items.slot_U[i])) for p, i in found.get(b, [])] == [(p, slots[i]) for p, i in expected]
-        ties += sum(p < n for (p, _), n in zip(expected, wanted, strict=True))
+        assert found.get(b, []) == wanted
         later += int((time >= shop.train_end).sum())
-    assert min(ties, later) > 10
+        tails += start > 0
+    assert min(ties, later, tails) > 5
+
+
+def test_a_user_split_by_rows_gives_no_next_item_of_its_later_splits(shop: SmallShop) -> None:
+    split = shop.recipe.split.model_copy(update={"protocol": "per_user"})
+    by_user = shop.recipe.model_copy(update={"split": split})
+    windows, found = shop.batch_windows(), _next_items(shop, recipe=by_user)
+    everything = _next_items(shop)
+    fewer = 0
+    for b, (context, target) in enumerate(zip(windows.context, windows.target, strict=True)):
+        last = target["time"].max(initial=-1)
+        allowed = [pair for pair in everything.get(b, []) if (context["time"] < last).sum() > pair[0]]
+        assert found.get(b, []) == allowed
+        fewer += len(everything.get(b, [])) - len(allowed)
+    assert fewer > 5
 
 
 def test_long_windows_give_a_sample_of_their_next_items() -> None:

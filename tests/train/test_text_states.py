@@ -37,6 +37,32 @@ def test_cached_states_stand_for_the_frozen_layers(tower_and_tokens: tuple[TextT
     assert len(nothing) == 0
 
 
+def test_every_rank_calls_the_tower_equally_often(
+    tower_and_tokens: tuple[TextTower, Tokens], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """65 texts on two ranks are 33 and 32: none may finish a pass earlier than the other."""
+    tower, tokens = tower_and_tokens
+    lower = lower_states(tower, tokens, rank=0, world=1, device=CPU)
+    whole = text_vectors(tower, lower, 65, rank=0, world=1, device=CPU)
+    calls, pooled = [0], tower.pooled
+
+    def counted(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return pooled(states, mask)
+
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    monkeypatch.setattr("clm_ray.train.texts._TEXTS_PER_PASS", 32)
+    monkeypatch.setattr("clm_ray.train.texts._gathered", lambda part, world: parts.append(part) or parts)
+    monkeypatch.setattr(tower, "pooled", counted)
+    made = []
+    for rank in (0, 1):
+        calls[0] = 0
+        joined = text_vectors(tower, lower, 65, rank=rank, world=2, device=CPU)
+        made.append(calls[0])
+    assert made == [2, 2]
+    np.testing.assert_allclose(joined, whole, atol=1e-5)
+
+
 def test_the_refreshed_vectors_are_those_of_the_tower_as_it_is_now(tower_and_tokens: tuple[TextTower, Tokens]) -> None:
     tower, tokens = tower_and_tokens
     lower = lower_states(tower, tokens, rank=0, world=1, device=CPU)

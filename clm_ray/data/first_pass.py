@@ -1,0 +1,94 @@
+"""What the build must know of the whole log before it can look at users: dated item sums, the rows that fix the cuts, its ends."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from clm_ray.errors import DataError
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+from clm_ray.features.statistics import ItemStatistics
+from clm_ray.schema import DAY_US
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    statistics: ItemStatistics
+    labelled: pa.Table
+    first_activity: int
+    last_activity: int
+    log_end: int
+
+
+def summarise_log(events: ray.data.Dataset, vocabulary: EventVocabulary, *, rows: bool) -> FirstPass:
+    """`rows`: whether the labelled rows are needed for the cuts."""
+
+    def summarise(block: pa.Table) -> pa.Table:
+        summary = _summarise(block, vocabulary, rows=rows)
+        return pa.table({"summary": pa.array([pickle.dumps(summary)], pa.binary())})
+
+    taken = events.map_batches(summarise, batch_format="pyarrow", batch_size=None).take_all()
+    parts = [pickle.loads(row["summary"]) for row in taken]
+    parts = [p for p in parts if p["rows"]]
+    if not parts:
+        raise DataError("no event is left after cleaning", field="source", fix="look into the quarantine folder")
+    daily = (
+        pa.concat_tables([p["daily"] for p in parts])
+        .group_by(["item", "day"])
+        .aggregate([("events", "sum"), ("positives", "sum"), ("total", "sum")])
+    )
+    statistics = ItemStatistics.from_daily(
+        daily.column("item").to_numpy(),
+        daily.column("day").to_numpy(),
+        *(daily.column(f"{name}_sum").to_numpy() for name in ("events", "positives", "total")),
+    )
+    if not daily.num_rows:
+        raise DataError(
+            "no event carries a label", field="event_types", fix="give a type the role positive, or positive_from"
+        )
+    active = [p["activity"] for p in parts if p["activity"] is not None]
+    return FirstPass(
+        statistics,
+        pa.concat_tables([p["labelled"] for p in parts]),
+        min((first for first, _ in active), default=0),
+        max((last for _, last in active), default=0),
+        max(p["last"] for p in parts),
+    )
+
+
+def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> dict[str, Any]:
+    """Daily sums per item, labelled rows (where `rows`), first and last activity and last event of one block."""
+    if not block.num_rows:
+        return {"rows": 0}
+    code = pc.index_in(block.column("event_type"), value_set=pa.array(vocabulary.names)).to_numpy().astype(np.int16)
+    time = block.column("timestamp").cast(pa.int64()).to_numpy()
+    value = block.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
+    history = History(block.column("item").to_numpy().astype(np.int32), code, value, time)
+    label = vocabulary.labels(history)
+    known = ~np.isnan(label)
+    daily = pa.table(
+        {
+            "item": history.item_N[known],
+            "day": (time[known] // DAY_US).astype(np.int32),
+            "events": np.ones(int(known.sum())),
+            "positives": label[known].astype(np.float64),
+            "total": np.nan_to_num(value[known]).astype(np.float64),
+        }
+    ).group_by(["item", "day"])
+    sums = daily.aggregate([("events", "sum"), ("positives", "sum"), ("total", "sum")])
+    active = time[vocabulary.is_activity(history)]
+    labelled = block.filter(pa.array(known)) if rows else block.slice(0, 0)
+    return {
+        "rows": block.num_rows,
+        "daily": sums.rename_columns([n.removesuffix("_sum") for n in sums.column_names]),
+        "labelled": labelled.select(["timestamp", "user_id", "item_id"]),
+        "activity": (int(active.min()), int(active.max())) if len(active) else None,
+        "last": int(time.max()),
+    }
