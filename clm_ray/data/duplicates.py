@@ -30,7 +30,9 @@ CONFLICT = "event_id used twice"
 DIGEST = (pa.field("digest_high", pa.uint64(), nullable=False), pa.field("digest_low", pa.uint64(), nullable=False))
 """Columns that carry the content digest from cleaning to here."""
 
-_DERIVED = re.compile(r"^log-[0-9a-f]{16}([0-9a-f]{16})(?:\.[0-9]+)?$")
+DERIVED = "log-"
+"""Beginning of an id that was derived."""
+_DERIVED = re.compile(rf"^{DERIVED}[0-9a-f]{16}([0-9a-f]{16})(?:\.[0-9]+)?$")
 _STRINGS = ("user_id", "item_id", "event_type", "decision_id")
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), "S2")
@@ -133,7 +135,7 @@ def _hexadecimal(digest_N2: NDArray[np.uint64]) -> pa.Array:
     rows = len(digest_N2)
     digits = _HEX[np.ascontiguousarray(digest_N2, ">u8").view(np.uint8).reshape(rows, 16)]
     text_NB = np.empty((rows, 36), np.uint8)
-    text_NB[:, :4] = np.frombuffer(b"log-", np.uint8)
+    text_NB[:, :4] = np.frombuffer(DERIVED.encode(), np.uint8)
     text_NB[:, 4:] = np.ascontiguousarray(digits).view(np.uint8).reshape(rows, 32)
     offsets = np.arange(rows + 1, dtype=np.int32) * 36
     return pa.Array.from_buffers(pa.string(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(text_NB)])
@@ -142,7 +144,7 @@ def _hexadecimal(digest_N2: NDArray[np.uint64]) -> pa.Array:
 def _given_key(event_id: pa.ChunkedArray) -> NDArray[np.uint64]:
     """Hash of each given id; for one of the derived form the number that its derived twin is partitioned by."""
     key_N = stable_hash64(event_id)
-    derived = pc.starts_with(event_id, "log-").to_numpy()
+    derived = pc.starts_with(event_id, DERIVED).to_numpy()
     if derived.any():
         matches = [_DERIVED.match(text) for text in event_id.filter(pa.array(derived)).to_pylist()]
         twin_N = np.array([int(m.group(1), 16) if m else 0 for m in matches], np.uint64)

@@ -31,7 +31,7 @@ from clm_ray.data.sources.feedback import read_feedback
 from clm_ray.data.sources.files import read_files
 from clm_ray.data.sources.movielens import read_movielens
 from clm_ray.data.summary import SUMMARY, Summary, summarise, summarise_block
-from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError
+from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError, SchemaError
 from clm_ray.schema import EVENTS, ITEMS, QUARANTINE, USERS
 
 READERS: dict[str, Callable[..., Source]] = {
@@ -111,6 +111,7 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     settled = _settle(sources, buckets=recipe.sequences.buckets)
     summary = _summary(settled)
     _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
+    _check_filled(summary, main)
     items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
     users = complete_users(main.users, named=summary.users, consent=main.default_consent)
     side = [source.rejected for source in sources if source.rejected is not None]
@@ -232,6 +233,18 @@ def _check(
         value=shown,
         fix=f"correct the rows or the mapping (examples: {target}), or raise clean.max_rejected_share",
     )
+
+
+def _check_filled(summary: Summary, source: Source) -> None:
+    """Raises SchemaError for a column that the recipe counts on and no row has."""
+    for name, column in source.unchecked:
+        if not summary.filled.get(name):
+            raise SchemaError(
+                f"no row that was kept has a value for {name}",
+                field=f"source.events.columns.{name}",
+                value=column,
+                fix="correct the name of the key, or leave it out of the recipe",
+            )
 
 
 def _quarantine(blocks: Iterable[pa.Table], *, files: list[str]) -> pa.Table:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from clm_ray.data.duplicates import DERIVED
+
+_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "timestamp", "value", "decision_id")
 
 SUMMARY = pa.schema(
     [
@@ -23,12 +27,14 @@ SUMMARY = pa.schema(
 @dataclass(frozen=True)
 class Summary:
     """Sums over all blocks. Times in UTC µs, None without a clean row. users, items: distinct ids, sorted. pairs: distinct
-    (user, item). files: clean rows by position of the file."""
+    (user, item). files: clean rows by position of the file. filled: clean rows with a value, by column (of event ids those that
+    the source gave) and by `context.NAME`."""
 
     rows: int
     reasons: dict[str, int]
     types: dict[str, int]
     files: dict[int, int]
+    filled: dict[str, int]
     users: pa.Array
     items: pa.Array
     pairs: int
@@ -47,6 +53,7 @@ def summarise_block(block: pa.Table) -> pa.Table:
         _counts("file", clean.column("file").cast(pa.string()), clean),
         _counts("user", clean.column("user_id"), clean),
         _counts("item", with_item.column("item_id"), with_item),
+        *(_counts("filled", keys, rows) for keys, rows in _filled(clean)),
         pa.table([["rows", "pairs"], ["", ""], [block.num_rows, pairs], [None, None], [None, None]], schema=SUMMARY),
     ]
     return pa.concat_tables(parts)
@@ -69,6 +76,7 @@ def summarise(blocks: Sequence[pa.Table]) -> Summary:
         rows=counts("rows").get("", 0),
         reasons=counts("reason"),
         types=counts("type"),
+        filled=counts("filled"),
         files={int(key): count for key, count in counts("file").items()},
         users=of("user").column("key").combine_chunks(),
         items=of("item").column("key").combine_chunks(),
@@ -76,6 +84,22 @@ def summarise(blocks: Sequence[pa.Table]) -> Summary:
         first_us=pc.min(times.column("first_min")).as_py(),
         last_us=pc.max(times.column("last_max")).as_py(),
     )
+
+
+def _filled(clean: pa.Table) -> Iterator[tuple[pa.ChunkedArray, pa.Table]]:
+    """(name of the column, or null where the row has no value in it; the rows), column by column."""
+    for name in _COLUMNS:
+        known = clean.column(name).is_valid()
+        if name == "event_id":
+            known = pc.and_(known, pc.invert(pc.starts_with(clean.column(name), DERIVED)))
+        yield pc.if_else(known, name, pa.scalar(None, pa.string())), clean
+    context = clean.column("context").combine_chunks()
+    if isinstance(context, pa.ChunkedArray):
+        context = context.chunk(0) if context.num_chunks else pa.nulls(0, context.type)
+    lengths = np.diff(context.offsets.to_numpy())
+    row = pa.array(np.repeat(np.arange(len(context)), lengths))
+    keys = context.keys.slice(context.offsets[0].as_py(), int(lengths.sum()))
+    yield pc.binary_join_element_wise("context", keys, "."), clean.select(["timestamp"]).take(row)
 
 
 def _counts(kind: str, keys: pa.ChunkedArray, block: pa.Table) -> pa.Table:

@@ -218,6 +218,29 @@ def test_too_many_rejected_rows(ray_session, read, workspace, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("events", "column", "key"),
+    [
+        ({"columns": {"value": "amount", "decision_id": "slate"}}, "decision_id", "slate"),
+        ({"columns": {"value": "amount", "event_id": "id"}}, "event_id", "id"),
+        ({"columns": {"value": "amount"}, "context_columns": ["device"]}, "context.device", "device"),
+    ],
+)
+def test_a_key_that_no_record_has_is_told(ray_session, read, tmp_path, events, column, key):
+    """One line may lack a key of JSON lines; all of them cannot."""
+    path = tmp_path / "log.jsonl"
+    record = {"user_id": "u1", "item_id": "i1", "event_type": "buy", "timestamp": "2024-05-01T10:00:00Z"}
+    rare = {"amount": 2.5, "key": "e7", "browser": "x"}
+    lines = [record | {"event_type": "mail"}] * 3 + [record | rare]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    correct = {"columns": {"value": "amount", "event_id": "key"}, "context_columns": ["browser"]}
+    assert read(path, format="jsonl", events=correct).counts.kept == 4
+    with pytest.raises(SchemaError, match=f"has a value for {column}") as caught:
+        read(path, format="jsonl", events=events)
+    assert caught.value.value == key
+
+
+@pytest.mark.ray
 def test_an_empty_log(ray_session, read, tmp_path):
     paths = write(tmp_path / "no-rows.csv"), tmp_path / "no-bytes.csv"
     paths[1].write_text("")

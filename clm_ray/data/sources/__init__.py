@@ -16,7 +16,8 @@ class Source:
     through. items: the catalogue (schema ITEMS, ids unique, without the reserved row), None where the source has none. users: the
     user table (USERS, ids unique), None likewise. availability: AVAILABILITY, its columns dictionary-encoded.
     brings_ids: may a row come with an event id of its own? rejected: QUARANTINE rows of the other tables.
-    default_consent: the consent of users of the log whom the user table does not name.
+    default_consent: the consent of users of the log whom the user table does not name. unchecked: (column or context entry of the
+    contract, column of the files) that the recipe counts on, where only reading every row can tell whether any has it.
     """
 
     rows: ray.data.Dataset
@@ -27,3 +28,4 @@ class Source:
     availability: pa.Table | None = None
     rejected: pa.Table | None = None
     default_consent: bool = True
+    unchecked: tuple[tuple[str, str], ...] = ()

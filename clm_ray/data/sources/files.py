@@ -47,13 +47,14 @@ def read_events(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field
     context = {name: f"{CONTEXT}.{name}" for name in config.context_columns}
     mapping = {name: column for name, column in config.columns.items() if name not in context}
     mapping |= {entry: config.columns.get(name, name) for name, entry in context.items()}
+    somewhere = [name for name, needed in _needed(recipe).items() if needed]
     columns = dict(
         resolve_columns(
             files,
             config.model_copy(update={"columns": mapping}),
             field=field,
             required=["user_id", "timestamp", *([] if config.event_type else ["event_type"])],
-            somewhere=[name for name, needed in _needed(recipe).items() if needed],
+            somewhere=somewhere,
             optional=[*EVENT_COLUMNS, CONTEXT, *context.values()],
         )
     )
@@ -65,6 +66,9 @@ def read_events(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field
         rows=_rows(files, columns=columns, rules=rules, first_file=first_file),
         files=tuple(file.place.name for file in files),
         brings_ids="event_id" in columns,
+        unchecked=tuple((name, mapping.get(name, name)) for name in dict.fromkeys((*somewhere, *mapping)))
+        if config.format == "jsonl"
+        else (),
     )
 
 
