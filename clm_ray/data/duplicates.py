@@ -32,7 +32,7 @@ DIGEST = (pa.field("digest_high", pa.uint64(), nullable=False), pa.field("digest
 
 DERIVED = "log-"
 """Beginning of an id that was derived."""
-_DERIVED = re.compile(rf"^{DERIVED}[0-9a-f]{16}([0-9a-f]{16})(?:\.[0-9]+)?$")
+_DERIVED = re.compile(rf"^{DERIVED}" r"[0-9a-f]{16}([0-9a-f]{16})(?:\.[0-9]+)?$")
 _STRINGS = ("user_id", "item_id", "event_type", "decision_id")
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
 _HEX = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), "S2")

@@ -79,7 +79,7 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
             "day": (time[known] // DAY_US).astype(np.int32),
             "events": np.ones(int(known.sum())),
             "positives": label[known].astype(np.float64),
-            "total": np.nan_to_num(value[known]).astype(np.float64),
+            "total": vocabulary.numbers(history)[known],
         }
     ).group_by(["item", "day"])
     sums = daily.aggregate([("events", "sum"), ("positives", "sum"), ("total", "sum")])

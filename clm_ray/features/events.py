@@ -54,6 +54,10 @@ class EventVocabulary:
         return np.array([t.value == "amount" for t in self.types.values()], bool)
 
     @cached_property
+    def _valued(self) -> NDArray[np.bool_]:
+        return np.array([t.value != "none" for t in self.types.values()], bool)
+
+    @cached_property
     def _fixed_label(self) -> NDArray[np.float32]:
         labels = [
             1.0 if "positive" in t.roles else 0.0 if "negative" in t.roles else np.nan for t in self.types.values()
@@ -89,6 +93,10 @@ class EventVocabulary:
         by_rating = np.where(np.isnan(history.value_N), np.nan, (history.value_N >= threshold).astype(np.float32))
         label = np.where(np.isnan(threshold), self._fixed_label[history.event_N], by_rating)
         return np.where(history.item_N > 0, label, np.nan).astype(np.float32)
+
+    def numbers(self, history: History) -> NDArray[np.float64]:
+        """float64_N: amount or rating of the event, 0 where it has none or its type carries none."""
+        return np.where(self._valued[history.event_N], np.nan_to_num(history.value_N), 0.0).astype(np.float64)
 
     def amounts(self, history: History) -> NDArray[np.float32]:
         """float32_N: spend of the event, 0 where it carries none."""

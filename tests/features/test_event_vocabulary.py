@@ -33,6 +33,10 @@ def test_only_amounts_are_spend() -> None:
     assert VOCABULARY.amounts(HISTORY).tolist() == [2.5, 3.0, 0, 0, 0, 0, 0, 0, 0]
 
 
+def test_a_stray_value_of_a_type_that_carries_none_is_no_number() -> None:
+    assert VOCABULARY.numbers(HISTORY).tolist() == [2.5, 3.0, 4.0, 3.5, 0, 0, 0, 0, 0]
+
+
 def test_codes_are_positions_in_the_recipe() -> None:
     assert [VOCABULARY.index[name] for name in VOCABULARY.names] == list(range(6))
     assert VOCABULARY.names[2] == "skip"
