@@ -61,7 +61,10 @@ def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
             ) from error
         if not files:
             raise DataError(
-                "no such file, or no file in it", field=field, value=path, fix="check the path and the format"
+                "no such file, or no file in it",
+                field=field,
+                value=path,
+                fix=f"check the path and the format; relative paths start at the working directory, here {Path.cwd()}",
             )
         found.update(dict.fromkeys(files, filesystem))
     depth = _common_depth(found)
