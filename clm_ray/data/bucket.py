@@ -7,6 +7,7 @@ Shape letters: N events of one user, T targets, R references, F features.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,7 +68,7 @@ def first_ranked(users: list[SampledUser]) -> list[SampledUser]:
 @dataclass
 class BucketResult:
     """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
-    occasion (negatives sampled)."""
+    occasion (negatives sampled). `retention_sample`: by report horizon, days."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
     impressions: list[dict[str, Any]] = field(default_factory=list)
@@ -77,7 +78,7 @@ class BucketResult:
     )
     test_occasions: list[HeldOutOccasion] = field(default_factory=list)
     click_sample: list[SampledUser] = field(default_factory=list)
-    retention_sample: list[SampledUser] = field(default_factory=list)
+    retention_sample: dict[int, list[SampledUser]] = field(default_factory=lambda: defaultdict(list))
     gaps: list[NDArray[np.float32]] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
     positives: int = 0
@@ -101,7 +102,7 @@ class BucketBuilder:
             self._user(user, result)
         result.test_occasions = may_be_drawn(result.test_occasions, self.recipe.impressions)
         result.click_sample = first_ranked(result.click_sample)
-        result.retention_sample = first_ranked(result.retention_sample)
+        result.retention_sample = {days: first_ranked(users) for days, users in result.retention_sample.items()}
         return result
 
     def _user(self, user: UserEvents, result: BucketResult) -> None:
@@ -222,11 +223,11 @@ class BucketBuilder:
         train = np.flatnonzero(split == TRAIN)
         some = np.sort(rng.permutation(train)[:SAMPLE_PER_USER])
         result.click_sample.append(SampledUser(rank, target_dense[some], targets.label_T[some]))
-        days = np.array(self.recipe.retention.bin_ends)
-        last = int(np.flatnonzero(days == max(self.recipe.retention.report_days))[0])
-        full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
-        came_back = (references.bin_R[full] <= last).astype(np.float32)
-        result.retention_sample.append(SampledUser(rank, reference_dense[full], came_back))
+        for days in self.recipe.retention.report_days:
+            last = self.recipe.retention.bin_ends.index(days)
+            full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
+            came_back = (references.bin_R[full] <= last).astype(np.float32)
+            result.retention_sample[days].append(SampledUser(rank, reference_dense[full], came_back))
         active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
         result.gaps.append(active_day_gaps(active[active < self.plan.train_end]).astype(np.float32))
         for s, name in ((TRAIN, "train"), (1, "valid")):

@@ -29,6 +29,7 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.data.bucket import (
     BucketBuilder,
     BucketResult,
+    SampledUser,
     first_ranked,
     reference_times,
 )
@@ -208,21 +209,26 @@ def _interactions(result: BucketResult) -> pa.Table:
 
 
 def _select(results: list[BucketResult], recipe: Recipe, asked: dict[str, int]) -> FeatureSpec:
-    def block(name: str, names: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        users = first_ranked([user for r in results for user in getattr(r, name)])
+    def block(
+        parts: list[list[SampledUser]], names: tuple[str, ...]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        users = first_ranked([user for part in parts for user in part])
         if not users:
             return np.empty((0, len(names)), np.float32), np.empty(0, np.float32)
         return np.concatenate([u.dense_NF for u in users]), np.concatenate([u.label_N for u in users])
 
     click_names, retention_names = click_feature_names(recipe), retention_feature_names(recipe)
-    click = block("click_sample", click_names)
+    click = block([r.click_sample for r in results], click_names)
     if asked["positives"] and not asked["asked_about"]:
         raise _nothing_asked(recipe, asked["positives"])
     if not len(click[0]):
         raise DataError(
             "the train split has no targets", field="split", fix="move train_end later, or bring more events"
         )
-    retention = block("retention_sample", retention_names)
+    for days in sorted(recipe.retention.report_days, reverse=True):
+        retention = block([r.retention_sample.get(days, []) for r in results], retention_names)
+        if len(retention[0]):  # else the train period is shorter than the horizon: a shorter one has to do
+            break
     return FeatureSpec(
         click=select(*click, names=click_names, config=recipe.features),
         retention=select(*retention, names=retention_names, config=recipe.features),

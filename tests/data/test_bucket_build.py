@@ -259,6 +259,21 @@ def test_selection_looks_at_a_bounded_sample_of_train_rows() -> None:
     assert (len(user.dense_NF), set(user.label_N.tolist())) == (SAMPLE_PER_USER, {0.0})
 
 
+def test_selection_knows_references_by_the_horizon_that_was_seen_in_full() -> None:
+    """A short train period shows who came back within a week, if not within four."""
+    log = numbered(Row("u1", START + day * DAY_US, "login", 0) for day in range(0, 60, 3))
+    log += [Row("u1", START, "skip", 1, number=99)]
+    made = recipe(retention={"report_days": [7, 28]})
+    samples = build(log, made, log_end=LOG_END).retention_sample
+    grid = [r for r in references_of(build(log, made, log_end=LOG_END)) if r.split == TRAIN]
+    for days in (7, 28):
+        last = made.retention.bin_ends.index(days)
+        expected = [float(r.bin <= last) for r in grid if r.seen > last]
+        assert [label for user in samples[days] for label in user.label_N.tolist()] == expected
+    assert sum(len(u.label_N) for u in samples[7]) > 0
+    assert sum(len(u.label_N) for u in samples[28]) == 0
+
+
 def test_selection_looks_at_the_users_of_smallest_rank_until_its_rows_are_together() -> None:
     def sampled(rank: int, rows: int) -> SampledUser:
         return SampledUser(rank, np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32))

@@ -97,7 +97,7 @@ def test_training_does_not_see_the_later_splits(fork: tuple[int, list[Row], list
                 "targets": [target for target in targets_of(result) if target.split == TRAIN],
                 "references": [repr(r) for r in references_of(result) if r.split == TRAIN],
                 "click_sample": _filled(result.click_sample),
-                "retention_sample": _filled(result.retention_sample),
+                "retention_sample": {days: _filled(users) for days, users in result.retention_sample.items()},
                 "gaps": sorted(gap for part in result.gaps for gap in part.tolist()),
                 "interactions": {
                     (user, int(item)): (float(weight), int(events))

@@ -21,6 +21,7 @@ from clm_ray.config.recipe import Recipe, load_recipe, recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.data import build
 from clm_ray.data.assets import file_digest
+from clm_ray.data.bucket import BucketResult, SampledUser
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.build import Built, build_dataset
 from clm_ray.data.columns import ragged
@@ -28,7 +29,7 @@ from clm_ray.data.log import Log, read_log
 from clm_ray.data.manifest import MANIFEST, read_manifest
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.spec import FeatureSource
+from clm_ray.features.spec import FeatureSource, click_feature_names, retention_feature_names
 from clm_ray.schema import (
     AVAILABILITY,
     DAY_US,
@@ -355,3 +356,22 @@ def test_nothing_to_learn_from_is_told(log: Log, raw: dict[str, Any], tmp_path: 
     assert caught.value.field == "split"
     assert caught.value.fix
     assert not (tmp_path / "datasets" / "CURRENT").exists()
+
+
+def test_retention_features_are_selected_by_the_longest_horizon_that_has_rows() -> None:
+    recipe = load_recipe("complete_journey")
+    names = click_feature_names(recipe), retention_feature_names(recipe)
+    random = np.random.default_rng(0)
+
+    def sampled(columns: int) -> SampledUser:
+        label = random.integers(0, 2, 400).astype(np.float32)
+        dense = random.normal(size=(400, columns)).astype(np.float32)
+        dense[:, 3] += 2 * label
+        return SampledUser(1, dense, label)
+
+    result = BucketResult(click_sample=[sampled(len(names[0]))])
+    result.retention_sample = {7: [sampled(len(names[1]))], 28: []}
+    spec = build._select([result], recipe, {"positives": 1, "asked_about": 1})
+    assert names[1][3] in spec.retention.chosen
+    result.retention_sample = {}
+    assert build._select([result], recipe, {"positives": 1, "asked_about": 1}).retention.chosen == ()
