@@ -190,7 +190,7 @@ def _recipe(paths: dict[str, Path], *, days: int, format: str) -> dict[str, Any]
             "hidden": 16,
             "id_buckets": 16,
         },
-        "train": {"epochs": 2, "windows_per_step": 8, "retrieval_negatives": 16, "log_every": 5},
+        "train": {"epochs": 2, "windows_per_step": 8, "min_steps": 1, "retrieval_negatives": 16, "log_every": 5},
         "serve": {"clock": "log_end"},
     }
 

@@ -19,9 +19,12 @@ class TrainConfig(Section):
     threads_per_worker: int = Field(default=1, ge=1)
     """Torch threads of a CPU worker."""
     epochs: int = Field(default=3, ge=1)
-    """Passes over the training windows."""
+    """Passes over the training windows (more where `min_steps` asks for them)."""
     windows_per_step: int = Field(default=32, ge=1)
-    """Global batch, user windows; divided among the workers."""
+    """Global batch, user windows; divided among the workers (fewer where `min_steps` asks for it)."""
+    min_steps: int = Field(default=200, ge=1)
+    """Optimiser steps that a run plans at least: a small dataset is cut into smaller steps, down to one window per worker, and passed over
+    more often. Validation still stops a run early."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak rate of everything but the encoder."""
     encoder_learning_rate: float = Field(default=3e-5, gt=0)

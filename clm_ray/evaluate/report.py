@@ -44,6 +44,8 @@ def markdown(found: Evaluation) -> str:
     """The whole report."""
     parts = [f"# Evaluation of run `{found.run}`", _header(found), main_table(found)]
     parts += ["Bold: best of the row. CTR: share of positives. " + _RATE_NOTE]
+    if behind := shortfalls(found):
+        parts += ["## Where a baseline is ahead", "\n".join(f"- {line}" for line in behind)]
     if found.clicks and found.clicks.comparison:
         parts += ["## Model minus baseline", _comparison_table(found.clicks, k=found.ks[0])]
         parts += ["Difference with a 95 % interval from a paired bootstrap over users (500 resamples)."]
@@ -80,8 +82,22 @@ def _header(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def main_table(found: Evaluation) -> str:
-    """Metrics down, methods across."""
+def shortfalls(found: Evaluation) -> list[str]:
+    """A sentence for each headline figure by which some baseline is better than the model."""
+    headlines = {"click: AUC", f"shown: NDCG@{found.ks[0]}", f"catalogue: NDCG@{found.ks[0]}"}
+    headlines |= {f"active in {days} d: AUC" for days in found.report_days}
+    lines = []
+    for row in _rows(found):
+        others = {name: value for name, value in row.values.items() if name != MODEL and not math.isnan(value)}
+        if row.title in headlines and others and not math.isnan(row.values[MODEL]):
+            best = max(others, key=lambda name: others[name])
+            if others[best] > row.values[MODEL]:
+                model = number(row.values[MODEL])
+                lines.append(f"{row.title}: {TITLES[best]} reaches {number(others[best])}, the model {model}.")
+    return lines
+
+
+def _rows(found: Evaluation) -> list[_Row]:
     rows: list[_Row] = []
     if found.clicks:
         rows += _click_rows(found.clicks.methods)
@@ -90,6 +106,12 @@ def main_table(found: Evaluation) -> str:
     for days in found.report_days:
         if days in found.retention:
             rows += _retention_rows(found.retention[days], days=days)
+    return rows
+
+
+def main_table(found: Evaluation) -> str:
+    """Metrics down, methods across."""
+    rows = _rows(found)
     methods = [name for name in TITLES if any(name in row.values for row in rows)]
     lines = [["metric", *(TITLES[name] for name in methods)]]
     lines += [[row.title, *_cells(row, methods)] for row in rows]

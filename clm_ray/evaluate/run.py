@@ -36,7 +36,7 @@ from clm_ray.evaluate.figures import (
     plain,
     retention_report,
 )
-from clm_ray.evaluate.report import Evaluation, main_table, markdown
+from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
 from clm_ray.evaluate.sampling import draw_sample, frozen_texts
 from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
 from clm_ray.evaluate.text_baseline import VECTORS
@@ -87,6 +87,8 @@ def evaluate(
     (folder / "metrics.json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
     (folder / "report.md").write_text(markdown(found), encoding="utf-8")
     say(main_table(found))
+    for line in shortfalls(found):
+        say(f"a baseline is ahead: {line}")
     say(f"report: {folder / 'report.md'}")
     return found
 

@@ -26,6 +26,7 @@ from clm_ray.train.batches import BatchMaker, Popularity
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.narrate import tell
+from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
 from clm_ray.train.validate import Validation, score_of, validate
@@ -65,6 +66,7 @@ class Worker:
     maker: BatchMaker
     train: WindowSet
     valid: WindowSet
+    schedule: Schedule
     frozen: NDArray[np.float32]
     model_folder: Path
     git: str
@@ -115,6 +117,7 @@ class Worker:
             maker,
             train,
             valid,
+            Schedule.plan(recipe.train, len(train)),
             frozen,
             model_folder,
             git,
@@ -124,12 +127,18 @@ class Worker:
             Progress(),
         )
         worker._resume()
+        if rank == 0 and worker.schedule.windows_per_step < recipe.train.windows_per_step:
+            tell(
+                model_folder.parent,
+                f"{len(train):,} training windows are few: {worker.schedule.windows_per_step} per step, "
+                f"up to {worker.schedule.epochs} epochs (train.min_steps={recipe.train.min_steps})",
+            )
         return worker
 
     def run(self) -> None:
         """All remaining epochs."""
         self._refresh()
-        while self.progress.epoch < self.recipe.train.epochs and not self.progress.finished:
+        while self.progress.epoch < self.schedule.epochs and not self.progress.finished:
             started = time.monotonic()
             losses = self._epoch(self.progress.epoch)
             self._refresh()
@@ -138,15 +147,14 @@ class Worker:
             self._checkpoint(validation.metrics)
 
     def _epoch(self, epoch: int) -> dict[str, float]:
-        config = self.recipe.train
-        steps = self.train.steps(config.windows_per_step)
-        total = steps * config.epochs
+        config, schedule = self.recipe.train, self.schedule
         sums, started = torch.zeros(3), time.monotonic()
         shown = torch.zeros(3)
         torch.manual_seed(config.seed * 1_000_003 + epoch * 1009 + self.rank)
         self.engine.train()
-        for step, windows in self.train.batches(config.windows_per_step, seed=config.seed, epoch=epoch, shuffle=True):
-            set_rates(self.engine, rate_factor(epoch * steps + step, total, warmup_share=config.warmup_share))
+        for step, windows in self.train.batches(schedule.windows_per_step, seed=config.seed, epoch=epoch, shuffle=True):
+            done = epoch * schedule.steps + step
+            set_rates(self.engine, rate_factor(done, schedule.total, warmup_share=config.warmup_share))
             batch = self.maker.make(windows, rank=self.rank, world=self.world, step=step, epoch=epoch, train=True)
             loss, parts = self.engine(batch.to(self.device))
             self.engine.backward(loss)
@@ -167,17 +175,18 @@ class Worker:
                     fix="lower the learning rate; the last checkpoint is intact",
                 )
             if self.rank == 0 and (step + 1) % config.log_every == 0:
-                self._say(epoch, step + 1, steps, shown / config.log_every, started)
+                self._say(epoch, step + 1, shown / config.log_every, started)
                 shown = torch.zeros(3)
-        mean = sums / steps
+        mean = sums / schedule.steps
         return {"click": float(mean[0]), "retention": float(mean[1]), "retrieval": float(mean[2])}
 
-    def _say(self, epoch: int, step: int, steps: int, losses: torch.Tensor, started: float) -> None:
-        speed = step * self.recipe.train.windows_per_step / (time.monotonic() - started)
-        left = (steps - step) * self.recipe.train.windows_per_step / speed
+    def _say(self, epoch: int, step: int, losses: torch.Tensor, started: float) -> None:
+        schedule = self.schedule
+        speed = step * schedule.windows_per_step / (time.monotonic() - started)
+        left = (schedule.steps - step) * schedule.windows_per_step / speed
         tell(
             self.model_folder.parent,
-            f"epoch {epoch + 1}/{self.recipe.train.epochs} step {step}/{steps}  "
+            f"epoch {epoch + 1}/{schedule.epochs} step {step}/{schedule.steps}  "
             f"click {losses[0]:.4f}  retention {losses[1]:.4f}  retrieval {losses[2]:.3f}  "
             f"{speed:.0f} windows/s  {left:.0f} s left in epoch",
         )
@@ -221,7 +230,7 @@ class Worker:
         if self.rank == 0:
             marks = " (best)" if better else ""
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))
-            line = f"epoch {progress.epoch}/{self.recipe.train.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
+            line = f"epoch {progress.epoch}/{self.schedule.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
             tell(self.model_folder.parent, line)
         if better:
             self._export(validation.calibration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from clm_ray.config.evaluate import EvaluateConfig
 from clm_ray.evaluate.figures import catalogue_report, click_report, plain, retention_report
-from clm_ray.evaluate.report import Evaluation, main_table, markdown
+from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
 from clm_ray.metrics.bootstrap import Difference
 
 CONFIG = EvaluateConfig(ks=(2, 3), cold_user_events=5, cold_item_events=10)
@@ -146,6 +147,19 @@ def test_the_table_sets_the_model_beside_each_baseline_and_marks_the_best() -> N
     loss = next(line for line in lines if "click: log loss" in line)
     assert f"**{found.clicks.methods['model'].log_loss:.4f}**" in loss
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_baseline_that_is_ahead_is_named() -> None:
+    found = _evaluation()
+    assert shortfalls(found) == []
+    assert found.clicks is not None
+    methods = found.clicks.methods
+    swapped = {"model": methods["popularity"], "popularity": methods["model"]}
+    behind = _evaluation(clicks=replace(found.clicks, methods=swapped))
+    better, worse = (f"{methods[name].auc:.4f}" for name in ("model", "popularity"))
+    assert shortfalls(behind) == [f"click: AUC: popularity reaches {better}, the model {worse}."]
+    assert "## Where a baseline is ahead" in markdown(behind)
+    assert "ahead" not in markdown(found)
 
 
 def test_undefined_figures_are_dashes_in_text_and_null_in_json() -> None:
