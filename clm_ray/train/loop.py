@@ -226,7 +226,8 @@ class Worker:
             progress.best, progress.epochs_without_gain = score, 0
         else:
             progress.epochs_without_gain += 1
-        progress.finished = progress.epochs_without_gain >= self.recipe.train.patience
+        waited = progress.epochs_without_gain >= self.recipe.train.patience
+        progress.finished = waited and progress.epoch * self.schedule.steps >= self.recipe.train.min_steps
         if self.rank == 0:
             marks = " (best)" if better else ""
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))

@@ -165,10 +165,10 @@ def test_an_interrupted_run_goes_on_with_the_same_command(trained_shop: Shop) ->
 
 @pytest.fixture(scope="module")
 def shop_without_retention(ray_session: None, shop_recipe: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Trained so slowly that no epoch is better than the first."""
+    """Trained so slowly that no epoch is better than the first; one step per epoch, and at least four."""
     off = ("retention.enabled=false", "retention.reason_off=a test")
     slow = ("train.epochs=6", "train.patience=2", "train.learning_rate=1e-12", "train.encoder_learning_rate=1e-12")
-    more = ("train.windows_per_step=64",)
+    more = ("train.windows_per_step=500", "train.min_steps=4")
     shop = shop_recipe.change(*off, *slow, *more, root=tmp_path_factory.mktemp("no_retention"))
     return shop.run(prepare.main, train_job.main)
 
@@ -181,9 +181,9 @@ def test_a_log_that_supports_no_retention_claim_can_be_trained_on(shop_without_r
     assert ((probability > 0) & (probability < 1)).all()
 
 
-def test_training_stops_when_no_epoch_is_better_and_keeps_the_best(shop_without_retention: Shop) -> None:
+def test_training_stops_when_no_epoch_is_better_and_has_its_steps_and_keeps_the_best(shop_without_retention: Shop) -> None:
     lines = (shop_without_retention.run_folder / PROGRESS).read_text().splitlines()
     done = [line for line in lines if " done in " in line]
-    assert [line.endswith("(best)") for line in done] == [True, False, False]
+    assert [line.endswith("(best)") for line in done] == [True, False, False, False]
     history = json.loads((shop_without_retention.run_folder / "model" / "training.json").read_text())
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1]
