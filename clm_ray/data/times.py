@@ -86,7 +86,8 @@ def _strings(text: pa.Array, *, timezone: str, unit: TimeUnit) -> pa.Array:
     time_N, ok_N, naive_N = _iso(text)
     if pc.any(numeric).as_py():
         digits = pc.if_else(numeric, text, pa.scalar(None, pa.string()))
-        whole = pc.fill_null(pc.match_substring_regex(digits, r"^[+-]?[0-9]{1,18}$"), False)
+        digits = pc.utf8_ltrim(digits, characters="+")  # Arrow reads integers without it only
+        whole = pc.fill_null(pc.match_substring_regex(digits, r"^-?[0-9]{1,18}$"), False)
         for mask, kind in ((whole, pa.int64()), (pc.and_(numeric, pc.invert(whole)), pa.float64())):
             part = pc.cast(pc.if_else(mask, digits, pa.scalar(None, pa.string())), kind)
             part_time_N, part_ok_N = _numeric(part, unit=unit)
