@@ -181,7 +181,9 @@ def test_a_log_that_supports_no_retention_claim_can_be_trained_on(shop_without_r
     assert ((probability > 0) & (probability < 1)).all()
 
 
-def test_training_stops_when_no_epoch_is_better_and_has_its_steps_and_keeps_the_best(shop_without_retention: Shop) -> None:
+def test_training_stops_when_no_epoch_is_better_and_has_its_steps_and_keeps_the_best(
+    shop_without_retention: Shop,
+) -> None:
     lines = (shop_without_retention.run_folder / PROGRESS).read_text().splitlines()
     done = [line for line in lines if " done in " in line]
     assert [line.endswith("(best)") for line in done] == [True, False, False, False]
