@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clm_ray.config.data import ImpressionsConfig
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.columns import map_value
+from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn, impression_row
 from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.windows import References, cut_windows
@@ -35,15 +35,6 @@ SAMPLE_PER_USER = 64
 """Train rows of one user that feature selection looks at."""
 SAMPLE_ROWS = 200_000
 """Train rows of all users that feature selection looks at, those of the users with the smallest stable hash."""
-
-
-@dataclass(frozen=True)
-class HeldOutOccasion:
-    """A test moment that may be drawn into the fixed sample; `rank` is a stable hash that decides."""
-
-    rank: int
-    user_id: str
-    occasion: Occasion
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ class BucketBuilder:
         result = BucketResult()
         for user in users_of(events, self.source):
             self._user(user, result)
-        result.test_occasions = may_be_drawn(result.test_occasions, self.recipe.impressions)
+        result.test_occasions = drawn(result.test_occasions, self.recipe.impressions).all()
         result.click_sample = first_ranked(result.click_sample)
         result.retention_sample = {days: first_ranked(users) for days, users in result.retention_sample.items()}
         return result
@@ -260,36 +251,6 @@ _TARGET_FIELDS = ("item_T", "label_T", "weight_T", "offset_T", "time_T")
 
 def _size(occasion: Occasion) -> int:
     return len(occasion.shown_C) if occasion.shown_C is not None else len(occasion.taken)
-
-
-def may_be_drawn(found: list[HeldOutOccasion], config: ImpressionsConfig) -> list[HeldOutOccasion]:
-    """The test occasions of smallest rank that the two fixed samples can need: of all, and of those where something was chosen."""
-    ordered = sorted(found, key=lambda t: (t.rank, t.user_id, t.occasion.time))
-    for_catalogue = [t for t in ordered if len(t.occasion.chosen)][: config.catalogue_occasions]
-    kept = {id(t) for t in (*ordered[: config.test_occasions], *for_catalogue)}
-    return [t for t in ordered if id(t) in kept]
-
-
-def impression_row(
-    user_id: str,
-    occasion: Occasion,
-    items: NDArray[np.int32],
-    labels: NDArray[np.float32],
-    *,
-    kind: str,
-    offset: float = 0.0,
-) -> dict[str, Any]:
-    """One row of schema.IMPRESSIONS (test split)."""
-    return {
-        "user_id": user_id,
-        "time": occasion.time,
-        "kind": kind,
-        "item": items.astype(np.int32),
-        "label": labels.astype(np.float32),
-        "weight": np.full(len(items), occasion.weight, np.float32),
-        "offset": offset,
-        "split": TEST,
-    }
 
 
 def _reference_row(user_id: str, references: References, r: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from clm_ray.data.bucket import (
 )
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.columns import rows_to_table
-from clm_ray.data.evaluation_sample import draw_test_sample, impression_rows, sample_digest
+from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
@@ -107,8 +107,9 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     )
     asked = {"positives": sum(r.positives for r in results), "asked_about": sum(r.asked for r in results)}
     spec = _select(results, recipe, asked)
-    sample = draw_test_sample(results, recipe, occasions)
-    rows = impression_rows(results, sample, recipe)
+    sample = drawn([t for r in results for t in r.test_occasions], recipe.impressions)
+    sample = with_candidates(sample, recipe, occasions)
+    rows = [row for r in results for row in r.impressions] + impression_rows(sample, recipe)
     _write_impressions(building, rows, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
     thresholds = learn_thresholds(

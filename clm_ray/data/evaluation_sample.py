@@ -7,28 +7,48 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from clm_ray.config.data import ImpressionsConfig
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.bucket import BucketResult, HeldOutOccasion, impression_row, may_be_drawn
 from clm_ray.data.occasions import Occasion, OccasionSource
+from clm_ray.schema import TEST
 
 
 @dataclass(frozen=True)
-class TestSample:
+class HeldOutOccasion:
+    """A test moment that may be drawn into the fixed sample; `rank` is a stable hash that decides."""
+
+    rank: int
+    user_id: str
+    occasion: Occasion
+
+
+@dataclass(frozen=True)
+class HeldOutSample:
     """The fixed samples of test occasions: those whose shown candidates are ranked, those for which the whole catalogue is."""
 
     shown: list[HeldOutOccasion]
     catalogue: list[HeldOutOccasion]
 
+    def all(self) -> list[HeldOutOccasion]:
+        """Every occasion of either sample, once."""
+        return list({id(t): t for t in (*self.shown, *self.catalogue)}.values())
 
-def draw_test_sample(results: list[BucketResult], recipe: Recipe, occasions: OccasionSource) -> TestSample:
-    """The test occasions with the smallest stable hash."""
-    config = recipe.impressions
-    found = may_be_drawn([t for r in results for t in r.test_occasions], config)
-    shown = found[: config.test_occasions]
-    if config.negatives != "explicit":
-        shown = [replace(t, occasion=_with_candidates(t, recipe, occasions)) for t in shown]
-    return TestSample(shown, [t for t in found if len(t.occasion.chosen)][: config.catalogue_occasions])
+
+def drawn(found: list[HeldOutOccasion], config: ImpressionsConfig) -> HeldOutSample:
+    """Those of smallest rank, for the catalogue of those where something was chosen: of parts drawn alike the same as of the whole."""
+    ordered = sorted(found, key=lambda t: (t.rank, t.user_id, t.occasion.time))
+    chosen = [t for t in ordered if len(t.occasion.chosen)]
+    return HeldOutSample(ordered[: config.test_occasions], chosen[: config.catalogue_occasions])
+
+
+def with_candidates(sample: HeldOutSample, recipe: Recipe, occasions: OccasionSource) -> HeldOutSample:
+    """The sample with what is ranked beside the items taken, where the log does not say it row by row."""
+    if recipe.impressions.negatives == "explicit":
+        return sample
+    shown = [replace(t, occasion=_with_candidates(t, recipe, occasions)) for t in sample.shown]
+    return replace(sample, shown=shown)
 
 
 def _with_candidates(test: HeldOutOccasion, recipe: Recipe, occasions: OccasionSource) -> Occasion:
@@ -41,9 +61,9 @@ def _with_candidates(test: HeldOutOccasion, recipe: Recipe, occasions: OccasionS
     return replace(o, shown_C=np.concatenate([o.taken, others]))
 
 
-def impression_rows(results: list[BucketResult], sample: TestSample, recipe: Recipe) -> list[dict[str, Any]]:
-    """Rows of schema.IMPRESSIONS of all buckets."""
-    rows: list[dict[str, Any]] = [row for r in results for row in r.impressions]
+def impression_rows(sample: HeldOutSample, recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of schema.IMPRESSIONS of the sampled occasions."""
+    rows = []
     for test in sample.shown:
         o = test.occasion
         if o.labels_C is None and o.shown_C is not None and len(o.shown_C):
@@ -64,6 +84,29 @@ def _offset(occasion: Occasion, recipe: Recipe) -> float:
     return float(np.log(recipe.impressions.per_occasion / drawn))
 
 
+def impression_row(
+    user_id: str,
+    occasion: Occasion,
+    items: NDArray[np.int32],
+    labels: NDArray[np.float32],
+    *,
+    kind: str,
+    offset: float = 0.0,
+) -> dict[str, Any]:
+    """One row of schema.IMPRESSIONS (test split)."""
+    return {
+        "user_id": user_id,
+        "time": occasion.time,
+        "kind": kind,
+        "item": items.astype(np.int32),
+        "label": labels.astype(np.float32),
+        "weight": np.full(len(items), occasion.weight, np.float32),
+        "offset": offset,
+        "split": TEST,
+    }
+
+
 def sample_digest(sample: list[HeldOutOccasion]) -> dict[str, Any]:
+    """How many occasions a sample has, and a digest of which."""
     text = "\n".join(f"{t.user_id}\t{t.occasion.time}\t{t.occasion.kind}" for t in sample)
     return {"count": len(sample), "digest": hashlib.sha256(text.encode()).hexdigest()}

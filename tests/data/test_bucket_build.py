@@ -37,12 +37,11 @@ from clm_ray.data.bucket import (
     SAMPLE_PER_USER,
     SAMPLE_ROWS,
     BucketResult,
-    HeldOutOccasion,
     SampledUser,
     first_ranked,
-    may_be_drawn,
     users_of,
 )
+from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.occasions import Occasion
 from clm_ray.features.tokens import token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
@@ -291,7 +290,11 @@ def test_both_fixed_samples_are_those_of_smallest_rank() -> None:
 
     found = [moment(4, 1), moment(1, 0), moment(3, 0), moment(2, 1), moment(5, 1), moment(6, 1)]
     config = ImpressionsConfig(test_occasions=2, catalogue_occasions=3)
-    assert [t.rank for t in may_be_drawn(found, config)] == [1, 2, 4, 5]
+    sample = drawn(found, config)
+    assert ([t.rank for t in sample.shown], [t.rank for t in sample.catalogue]) == ([1, 2], [2, 4, 5])
+    assert [t.rank for t in sample.all()] == [1, 2, 4, 5]
+    halves = [*drawn(found[:3], config).all(), *drawn(found[3:], config).all()]
+    assert drawn(halves, config) == sample, "the same whatever the buckets"
 
 
 def test_a_log_that_goes_on_without_activity_shows_nobody_leaving() -> None:
