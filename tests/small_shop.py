@@ -181,7 +181,8 @@ def make_shop(*, users: int = 9, seed: int = 0, recipe: Recipe | None = None) ->
     vocabulary = EventVocabulary(recipe.event_types)
     source = FeatureSource(recipe, vocabulary, catalogue, _statistics(events))
     train_end = START + int(0.7 * DAYS) * DAY_US
-    plan = SplitPlan(recipe.split, train_end, START + int(0.85 * DAYS) * DAY_US, START + DAYS * DAY_US)
+    log_end = START + DAYS * DAY_US
+    plan = SplitPlan(recipe.split, train_end, START + int(0.85 * DAYS) * DAY_US, log_end, log_end)
     occasions = OccasionSource(
         recipe.impressions,
         vocabulary,

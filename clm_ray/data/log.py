@@ -109,7 +109,7 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     files = [name for source in sources for name in source.files]
     availability = _availability(sources, recipe=recipe)
     settled = _settle(sources, buckets=recipe.sequences.buckets)
-    summary = _summary(settled)
+    summary = _summary(settled, columns=[name for name, _ in main.unchecked])
     _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
     _check_filled(summary, main)
     items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
@@ -192,9 +192,9 @@ def _examples(block: pa.Table) -> pa.Table:
     return pa.concat_tables([rejected.slice(0, 0), *(part.slice(0, _EXAMPLES) for part in parts)])
 
 
-def _summary(settled: ray.data.Dataset) -> Summary:
+def _summary(settled: ray.data.Dataset, *, columns: list[str]) -> Summary:
     def count(block: pa.Table) -> pa.Table:
-        return summarise_block(block) if block.num_rows else SUMMARY.empty_table()
+        return summarise_block(block, columns=columns) if block.num_rows else SUMMARY.empty_table()
 
     return summarise(_collect(settled, count))
 

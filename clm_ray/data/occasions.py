@@ -192,7 +192,8 @@ class OccasionSource:
         """Positive (moment, item) pairs in the user's log: what the occasions ask about at most."""
         history = user.history
         liked = self.vocabulary.labels(history) == 1.0
-        return len(np.unique(np.stack([history.time_N[liked], history.item_N[liked].astype(np.int64)]), axis=1).T)
+        pairs = np.stack([history.time_N[liked], history.item_N[liked].astype(np.int64)])
+        return np.unique(pairs, axis=1).shape[1]
 
 
 def _targets(

@@ -45,12 +45,12 @@ class SplitPlan:
     train_end: int
     valid_end: int
     log_end: int
+    activity_end: int
+    """The first moment after the log's last activity: beyond it nobody could be seen to come back."""
     train_cut: Key | None = None
     valid_cut: Key | None = None
     numeric_users: bool = False
     numeric_items: bool = False
-    activity_end: int | None = None
-    """The first moment after the log's last activity, beyond which nobody could be seen to come back (None: log_end)."""
 
     def of_targets(self, user: str, time_T: NDArray[np.int64], items: Sequence[str]) -> NDArray[np.int32]:
         """int32_T: split of each target of one user; for per_user the rows must be all labelled rows of the user.
@@ -85,13 +85,12 @@ class SplitPlan:
 
     def of_references(self, time_R: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """(split, moment at which the label is censored) of each reference."""
-        known_end = self.log_end if self.activity_end is None else self.activity_end
         if self.config.refit:
-            return np.zeros(len(time_R), np.int32), np.full(len(time_R), known_end)
+            return np.zeros(len(time_R), np.int32), np.full(len(time_R), self.activity_end)
         split = np.where(time_R < self.train_end, TRAIN, np.where(time_R < self.valid_end, VALID, TEST)).astype(
             np.int32
         )
-        return split, np.minimum([self.train_end, self.valid_end, self.log_end], known_end)[split]
+        return split, np.minimum([self.train_end, self.valid_end, self.log_end], self.activity_end)[split]
 
 
 def _id(value: str, numeric: bool) -> int | str:
@@ -101,8 +100,9 @@ def _id(value: str, numeric: bool) -> int | str:
     return int(value) if value.isascii() and value.isdigit() else -1
 
 
-def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int, activity_end: int | None = None) -> SplitPlan:
+def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int, activity_end: int) -> SplitPlan:
     """Fix the cuts. `labelled`: columns timestamp, user_id, item_id of every labelled row (protocols by rows only).
+    `log_end`, `activity_end`: the first moment after the log's last event, after its last activity.
 
     Raises DataError where a split would be empty.
     """
@@ -119,7 +119,7 @@ def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int, activi
                 f"log_end={datetime.fromtimestamp(log_end / 1e6, UTC).isoformat()}",
                 fix="choose train_end < valid_end < the log's last event",
             )
-        return SplitPlan(config, train_end, valid_end, log_end, activity_end=activity_end)
+        return SplitPlan(config, train_end, valid_end, log_end, activity_end)
     rows = labelled.num_rows
     if rows < 10:
         raise DataError("too few labelled events to split", field="split", value=rows, fix="bring at least 10")
@@ -142,11 +142,11 @@ def plan_splits(config: SplitConfig, labelled: pa.Table, *, log_end: int, activi
         train_cut[0],
         valid_cut[0],
         log_end,
+        activity_end,
         train_cut,
         valid_cut,
         numeric_users,
         numeric_items,
-        activity_end,
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clm_ray.data.columns import map_value
 from clm_ray.data.duplicates import DERIVED
-
-_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "timestamp", "value", "decision_id")
 
 SUMMARY = pa.schema(
     [
@@ -27,8 +26,7 @@ SUMMARY = pa.schema(
 @dataclass(frozen=True)
 class Summary:
     """Sums over all blocks. Times in UTC µs, None without a clean row. users, items: distinct ids, sorted. pairs: distinct
-    (user, item). files: clean rows by position of the file. filled: clean rows with a value, by column (of event ids those that
-    the source gave) and by `context.NAME`."""
+    (user, item). files: clean rows by position of the file. filled: clean rows with a value, by the columns that were asked about."""
 
     rows: int
     reasons: dict[str, int]
@@ -42,8 +40,8 @@ class Summary:
     last_us: int | None
 
 
-def summarise_block(block: pa.Table) -> pa.Table:
-    """One block (CLEANED, ids settled, users whole) → SUMMARY rows."""
+def summarise_block(block: pa.Table, *, columns: Sequence[str] = ()) -> pa.Table:
+    """One block (CLEANED, ids settled, users whole) → SUMMARY rows. `columns`, `context.NAME` among them: whose values to count."""
     clean = block.filter(block.column("reason").is_null())
     with_item = clean.filter(clean.column("item_id").is_valid())
     pairs = with_item.group_by(["user_id", "item_id"]).aggregate([]).num_rows
@@ -53,10 +51,11 @@ def summarise_block(block: pa.Table) -> pa.Table:
         _counts("file", clean.column("file").cast(pa.string()), clean),
         _counts("user", clean.column("user_id"), clean),
         _counts("item", with_item.column("item_id"), with_item),
-        *(_counts("filled", keys, rows) for keys, rows in _filled(clean)),
-        pa.table([["rows", "pairs"], ["", ""], [block.num_rows, pairs], [None, None], [None, None]], schema=SUMMARY),
     ]
-    return pa.concat_tables(parts)
+    plain = [("rows", "", block.num_rows), ("pairs", "", pairs)]
+    plain += [("filled", name, _filled(clean, name)) for name in columns]
+    rows = [dict(zip(SUMMARY.names, (*row, None, None), strict=True)) for row in plain]
+    return pa.concat_tables([*parts, pa.Table.from_pylist(rows, schema=SUMMARY)])
 
 
 def summarise(blocks: Sequence[pa.Table]) -> Summary:
@@ -86,20 +85,15 @@ def summarise(blocks: Sequence[pa.Table]) -> Summary:
     )
 
 
-def _filled(clean: pa.Table) -> Iterator[tuple[pa.ChunkedArray, pa.Table]]:
-    """(name of the column, or null where the row has no value in it; the rows), column by column."""
-    for name in _COLUMNS:
-        known = clean.column(name).is_valid()
-        if name == "event_id":
-            known = pc.and_(known, pc.invert(pc.starts_with(clean.column(name), DERIVED)))
-        yield pc.if_else(known, name, pa.scalar(None, pa.string())), clean
-    context = clean.column("context").combine_chunks()
-    if isinstance(context, pa.ChunkedArray):
-        context = context.chunk(0) if context.num_chunks else pa.nulls(0, context.type)
-    lengths = np.diff(context.offsets.to_numpy())
-    row = pa.array(np.repeat(np.arange(len(context)), lengths))
-    keys = context.keys.slice(context.offsets[0].as_py(), int(lengths.sum()))
-    yield pc.binary_join_element_wise("context", keys, "."), clean.select(["timestamp"]).take(row)
+def _filled(clean: pa.Table, name: str) -> int:
+    """Rows with a value in a column, or under an entry of the context; of event ids, those that the source gave."""
+    column, _, entry = name.partition(".")
+    if entry:
+        return sum(value is not None for value in map_value(clean.column(column), entry))
+    known = clean.column(name).is_valid()
+    if name == "event_id":
+        known = pc.and_(known, pc.invert(pc.starts_with(clean.column(name), DERIVED)))
+    return pc.sum(known).as_py() or 0
 
 
 def _counts(kind: str, keys: pa.ChunkedArray, block: pa.Table) -> pa.Table:

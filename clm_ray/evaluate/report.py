@@ -33,11 +33,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Row:
-    """One figure of every method. `better`: 1 higher, -1 lower, 0 neither."""
+    """One figure of every method. `better`: 1 higher, -1 lower, 0 neither. `headline`: a baseline that is better in it is named."""
 
     title: str
     values: Mapping[str, float]
     better: int
+    headline: bool = False
 
 
 def markdown(found: Evaluation) -> str:
@@ -84,16 +85,13 @@ def _header(found: Evaluation) -> str:
 
 def shortfalls(found: Evaluation) -> list[str]:
     """A sentence for each headline figure by which some baseline is better than the model."""
-    headlines = {"click: AUC", f"shown: NDCG@{found.ks[0]}", f"catalogue: NDCG@{found.ks[0]}"}
-    headlines |= {f"active in {days} d: AUC" for days in found.report_days}
     lines = []
-    for row in _rows(found):
-        others = {name: value for name, value in row.values.items() if name != MODEL and not math.isnan(value)}
-        if row.title in headlines and others and not math.isnan(row.values[MODEL]):
-            best = max(others, key=lambda name: others[name])
-            if others[best] > row.values[MODEL]:
-                model = number(row.values[MODEL])
-                lines.append(f"{row.title}: {TITLES[best]} reaches {number(others[best])}, the model {model}.")
+    for row in (row for row in _rows(found) if row.headline):
+        known = {name: value * row.better for name, value in row.values.items() if not math.isnan(value)}
+        best = max(known, key=lambda name: known[name], default=MODEL)
+        if MODEL in known and known[best] > known[MODEL]:
+            reached, model = number(row.values[best]), number(row.values[MODEL])
+            lines.append(f"{row.title}: {TITLES[best]} reaches {reached}, the model {model}.")
     return lines
 
 
@@ -119,14 +117,14 @@ def main_table(found: Evaluation) -> str:
 
 
 def _click_rows(methods: Mapping[str, ClickFigures]) -> list[_Row]:
-    def row(title: str, better: int, pick: Callable[[ClickFigures], float]) -> _Row:
-        return _Row(f"click: {title}", {name: pick(one) for name, one in methods.items()}, better)
+    def row(title: str, better: int, pick: Callable[[ClickFigures], float], *, headline: bool = False) -> _Row:
+        return _Row(f"click: {title}", {name: pick(one) for name, one in methods.items()}, better, headline)
 
     rate = next(iter(methods.values())).observed_ctr if methods else math.nan
     users = next(iter(methods.values())).gauc.users if methods else 0
     rows = [
-        row("AUC", _HIGHER, lambda m: m.auc),
-        row("log loss", _LOWER, lambda m: m.log_loss),
+        row("AUC", _HIGHER, lambda m: m.auc, headline=True),
+        row("log loss", _LOWER, lambda m: m.log_loss, headline=True),
         row(f"GAUC ({users:,} users)", _HIGHER, lambda m: m.gauc.value),
         row("average precision", _HIGHER, lambda m: m.average_precision),
         row("Brier", _LOWER, lambda m: m.brier),
@@ -146,7 +144,7 @@ def _ranking_rows(methods: Mapping[str, RankingFigures], *, ks: Sequence[int], o
     for title, field in (("NDCG", "ndcg"), ("Recall", "recall"), ("hit rate", "hit_rate")):
         for k in ks:
             values = {name: getattr(one, field)[k] for name, one in methods.items()}
-            rows.append(_Row(f"{of}: {title}@{k}", values, _HIGHER))
+            rows.append(_Row(f"{of}: {title}@{k}", values, _HIGHER, headline=(field, k) == ("ndcg", ks[0])))
     rows.append(_Row(f"{of}: MRR", {name: one.mrr for name, one in methods.items()}, _HIGHER))
     for title, field in (
         ("coverage", "coverage"),
@@ -169,7 +167,12 @@ def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> li
         ("observed share active", "observed", _NEITHER),
     )
     return [
-        _Row(f"active in {days} d: {title}", {name: getattr(one, field) for name, one in methods.items()}, better)
+        _Row(
+            f"active in {days} d: {title}",
+            {name: getattr(one, field) for name, one in methods.items()},
+            better,
+            headline=field == "auc",
+        )
         for title, field, better in figures
     ]
 

@@ -74,11 +74,12 @@ def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
     nothing = np.empty(0)
     statistics = ItemStatistics.from_daily(nothing.astype("i4"), nothing.astype("i4"), nothing, nothing, nothing)
     vocabulary = EventVocabulary(recipe.event_types)
+    log_end = max(seconds for seconds, *_ in rows) * 1_000_000 + 1
     builder = BucketBuilder(
         recipe,
         WithoutFeatures(recipe, vocabulary, Catalogue.build(ids, ids, [[]] * len(ids)), statistics),
         OccasionSource(recipe.impressions, vocabulary, SlotTable.empty(), PopularityDraw(statistics, 0.5), None, 0),
-        plan_splits(recipe.split, events, log_end=max(seconds for seconds, *_ in rows) * 1_000_000 + 1),
+        plan_splits(recipe.split, events, log_end=log_end, activity_end=log_end),
         np.empty(0, np.int64),
     )
     result = builder.build(events)

@@ -29,7 +29,8 @@ def table(keys: Sequence[Key]) -> pa.Table:
 
 
 def planned(keys: Sequence[Key], **config: Any) -> SplitPlan:
-    return plan_splits(SplitConfig(**config), table(keys), log_end=max(time for time, *_ in keys) + 1)
+    end = max(time for time, *_ in keys) + 1
+    return plan_splits(SplitConfig(**config), table(keys), log_end=end, activity_end=end)
 
 
 def splits_of(plan: SplitPlan, keys: Sequence[Key]) -> dict[Key, int]:
@@ -100,7 +101,7 @@ def test_items_that_the_log_never_labelled_have_a_split_too() -> None:
 
 def test_dates_cut_at_their_midnight_utc() -> None:
     config = SplitConfig(protocol="time", train_end="1970-01-03", valid_end="1970-01-04T12:00:00+02:00")
-    plan = plan_splits(config, table([(0, "u", "i")]), log_end=9 * DAY_US)
+    plan = plan_splits(config, table([(0, "u", "i")]), log_end=9 * DAY_US, activity_end=9 * DAY_US)
     cuts = (2 * DAY_US, 3 * DAY_US + 10 * DAY_US // 24)
     assert (plan.train_end, plan.valid_end) == cuts
     times = np.array([cuts[0] - 1, cuts[0], cuts[1] - 1, cuts[1]])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from clm_ray.evaluate.figures import catalogue_report, click_report, plain, rete
 from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
 from clm_ray.metrics.bootstrap import Difference
 
+T = TypeVar("T")
 CONFIG = EvaluateConfig(ks=(2, 3), cold_user_events=5, cold_item_events=10)
 
 
@@ -102,8 +105,8 @@ def test_catalogue_figures_count_missed_items() -> None:
     assert figures.category_diversity[2] == pytest.approx(0.0)
 
 
-def test_retention_figures_leave_out_what_the_log_does_not_cover() -> None:
-    table = pa.table(
+def _retention() -> pa.Table:
+    return pa.table(
         {
             "horizon_days": pa.array([7, 7, 7, 7, 28], pa.int32()),
             "outcome": pa.array([1, 0, 1, 1, 1], pa.float32()),
@@ -112,7 +115,10 @@ def test_retention_figures_leave_out_what_the_log_does_not_cover() -> None:
             "recency": pa.array([0.1, 0.2, 0.1, 0.0, 0.5], pa.float32()),
         }
     )
-    found = retention_report(table, bins=2)
+
+
+def test_retention_figures_leave_out_what_the_log_does_not_cover() -> None:
+    found = retention_report(_retention(), bins=2)
     assert set(found) == {7}
     assert found[7]["model"].rows == 3
     assert found[7]["model"].auc == 1.0
@@ -149,17 +155,32 @@ def test_the_table_sets_the_model_beside_each_baseline_and_marks_the_best() -> N
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_baseline_that_is_ahead_is_named() -> None:
-    found = _evaluation()
-    assert shortfalls(found) == []
-    assert found.clicks is not None
-    methods = found.clicks.methods
-    swapped = {"model": methods["popularity"], "popularity": methods["model"]}
-    behind = _evaluation(clicks=replace(found.clicks, methods=swapped))
-    better, worse = (f"{methods[name].auc:.4f}" for name in ("model", "popularity"))
-    assert shortfalls(behind) == [f"click: AUC: popularity reaches {better}, the model {worse}."]
+def test_baselines_that_are_ahead_are_named() -> None:
+    """In click AUC and log loss, NDCG of both rankings, AUC of every horizon."""
+    clicks = _evaluation().clicks
+    assert clicks is not None
+    (ranking,) = set(clicks.ranking) - {"model"}
+    good, bad = clicks.ranking["model"], clicks.ranking[ranking]
+    retention = retention_report(_retention(), bins=2)[7]
+    ahead = _evaluation(catalogue={"model": good, ranking: bad}, retention={7: retention})
+    assert shortfalls(ahead) == []
+    assert "ahead" not in markdown(ahead)
+    behind = _evaluation(
+        clicks=replace(clicks, methods=_swapped(clicks.methods), ranking=_swapped(clicks.ranking)),
+        catalogue={"model": bad, ranking: good},
+        retention={7: _swapped(retention)},
+    )
+    better, worse = (f"{clicks.methods[name].auc:.4f}" for name in ("model", ranking))
+    said = shortfalls(behind)
+    assert said[0] == f"click: AUC: popularity reaches {better}, the model {worse}."
+    titles = ["click: AUC", "click: log loss", "shown: NDCG@2", "catalogue: NDCG@2", "active in 7 d: AUC"]
+    assert [line.rpartition(": ")[0] for line in said] == titles
     assert "## Where a baseline is ahead" in markdown(behind)
-    assert "ahead" not in markdown(found)
+
+
+def _swapped(methods: Mapping[str, T]) -> dict[str, T]:
+    one, other = methods
+    return {one: methods[other], other: methods[one]}
 
 
 def test_undefined_figures_are_dashes_in_text_and_null_in_json() -> None:
