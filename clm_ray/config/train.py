@@ -23,7 +23,7 @@ class TrainConfig(Section):
     windows_per_step: int = Field(default=32, ge=1)
     """Global batch, user windows; divided among the workers (fewer where `min_steps` asks for it)."""
     min_steps: int = Field(default=200, ge=1)
-    """Optimiser steps that a run makes at least: a small dataset is cut into smaller steps, down to one window per worker, and passed over
+    """Optimiser steps that a run makes at least: a small dataset is cut into smaller steps, down to four windows, and passed over
     more often. Validation stops a run only after them; the best epoch is kept in any case."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak rate of everything but the encoder."""

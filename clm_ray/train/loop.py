@@ -127,11 +127,12 @@ class Worker:
             Progress(),
         )
         worker._resume()
-        if rank == 0 and worker.schedule.windows_per_step < recipe.train.windows_per_step:
+        asked, planned = recipe.train, worker.schedule
+        if rank == 0 and (planned.windows_per_step, planned.epochs) != (asked.windows_per_step, asked.epochs):
             tell(
                 model_folder.parent,
-                f"{len(train):,} training windows are few: {worker.schedule.windows_per_step} per step, "
-                f"up to {worker.schedule.epochs} epochs (train.min_steps={recipe.train.min_steps})",
+                f"{len(train):,} training windows are few: {planned.windows_per_step} per step, "
+                f"up to {planned.epochs} epochs (train.min_steps={asked.min_steps})",
             )
         return worker
 

@@ -65,7 +65,8 @@ def resolve_columns(
     """Contract column → column in the files, of those that some file has.
 
     `required` must be in every file; `somewhere`, and each column that the recipe names, in at least one (files of JSON lines may
-    lack it: a key can be rare; `check_keys` tells, once they are read). Columns that are neither named nor needed are looked for in the first block of JSON lines only. Raises SchemaError naming the column, the file and the columns there are.
+    lack it: a key can be rare; `check_keys` tells, once they are read). Columns that are neither named nor needed are looked for in
+    the first block of JSON lines only. Raises SchemaError naming the column, the file and the columns there are.
     """
     known = [*required, *optional, *somewhere]
     for name in config.columns:
