@@ -140,7 +140,7 @@ def test_a_column_named_in_vain(tmp_path, format, content, change, column):
 
 def test_an_id_column_named_in_vain(tmp_path):
     paths = write(tmp_path / "goods.csv", "item_id,name\n1,x\n")
-    with pytest.raises(SchemaError, match=r"'sku' is not in goods\.csv, which has: item_id, name"):
+    with pytest.raises(SchemaError, match=r"'sku' \(for item_id\) is not in goods\.csv, which has: item_id, name"):
         read_items(ItemsTableConfig(paths=paths, format="csv", columns={"item_id": "sku"}))
 
 
