@@ -159,6 +159,18 @@ ITEM_STATISTICS = pa.schema(
 item, day. `events`: context events with a label or value, `positives`: those with label 1, `total`: sum of ratings or spend.
 At time t only rows of days strictly before t's day are used."""
 
+NEIGHBOURS = pa.schema(
+    [
+        pa.field("relation", pa.int8(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),
+        pa.field("neighbour", pa.int32(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+    ]
+)
+"""Item neighbours per slice of time. `relation`: position in features.neighbours.RELATIONS; `end`: when the slice closed, UTC
+microseconds: it holds events strictly before. At time t the last slice with end ≤ t is used."""
+
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
 

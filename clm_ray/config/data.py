@@ -105,3 +105,16 @@ class SequencesConfig(Section):
     """Partitions: bucket = stable hash of the user id modulo this."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything `prepare` draws (negatives, samples of occasions)."""
+
+
+class NeighboursConfig(Section):
+    """Item-to-item collaborative filtering: which items are neighbours, from who chose and who liked both."""
+
+    slices: int = Field(default=8, ge=0)
+    """Times at which the neighbours are computed anew, at equal shares of the labelled events; 0: no neighbours."""
+    top: int = Field(default=50, ge=1)
+    """Neighbours kept per item and relation."""
+    min_users: int = Field(default=5, ge=1)
+    """An item with fewer users, or a pair with fewer in common, has no neighbours."""
+    shrinkage: float = Field(default=20.0, ge=0)
+    """Similarity is multiplied by n / (n + shrinkage) for n users in common."""

@@ -17,7 +17,14 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from clm_ray.config.data import FeaturesConfig, ImpressionsConfig, RetentionConfig, SequencesConfig, SplitConfig
+from clm_ray.config.data import (
+    FeaturesConfig,
+    ImpressionsConfig,
+    NeighboursConfig,
+    RetentionConfig,
+    SequencesConfig,
+    SplitConfig,
+)
 from clm_ray.config.evaluate import EvaluateConfig
 from clm_ray.config.lifecycle import LifecycleConfig
 from clm_ray.config.model import ModelConfig
@@ -54,6 +61,8 @@ class Recipe(Section):
     """References of the retention head."""
     features: FeaturesConfig = FeaturesConfig()
     """Dense features."""
+    neighbours: NeighboursConfig = NeighboursConfig()
+    """Item neighbours."""
     sequences: SequencesConfig = SequencesConfig()
     """User sequences."""
     model: ModelConfig = ModelConfig()

@@ -13,7 +13,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
+from clm_ray.data.neighbours import build_neighbours, neighbours_of
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
@@ -92,6 +93,9 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         activity_end=first_pass.last_activity + 1,
     )
     source = FeatureSource(recipe, vocabulary, catalogue, first_pass.statistics)
+    say("item neighbours")
+    neighbours = build_neighbours(events, source, recipe.neighbours, log_end=first_pass.log_end)
+    source = replace(source, neighbours=neighbours_of(neighbours))
     occasions = OccasionSource(
         recipe.impressions,
         vocabulary,
@@ -112,6 +116,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     rows = [row for r in results for row in r.impressions] + impression_rows(sample, recipe)
     _write_impressions(building, rows, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
+    pq.write_table(neighbours, building / "neighbours.parquet", compression="zstd")
     thresholds = learn_thresholds(
         np.concatenate([np.empty(0, np.float32), *(g for r in results for g in r.gaps)]), config=recipe.lifecycle
     )

@@ -21,9 +21,11 @@ from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.data.build import catalogue_of, part, statistics_of
 from clm_ray.data.columns import ragged
 from clm_ray.data.manifest import read_manifest
+from clm_ray.data.neighbours import neighbours_of
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import EMPTY, History
+from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.lifecycle.stages import Thresholds
@@ -143,6 +145,11 @@ class Dataset:
         return statistics_of(pq.read_table(self.folder / "item_statistics.parquet"))
 
     @cached_property
+    def neighbours(self) -> ItemNeighbours:
+        """Item neighbours."""
+        return neighbours_of(pq.read_table(self.folder / "neighbours.parquet"))
+
+    @cached_property
     def vocabulary(self) -> EventVocabulary:
         """Event types."""
         return EventVocabulary(self.recipe.event_types)
@@ -150,7 +157,7 @@ class Dataset:
     @cached_property
     def source(self) -> FeatureSource:
         """What features are computed from."""
-        return FeatureSource(self.recipe, self.vocabulary, self.catalogue, self.statistics)
+        return FeatureSource(self.recipe, self.vocabulary, self.catalogue, self.statistics, self.neighbours)
 
     @cached_property
     def training_events_I(self) -> NDArray[np.int64]:

@@ -54,6 +54,10 @@ class EventVocabulary:
         return np.array([t.value == "amount" for t in self.types.values()], bool)
 
     @cached_property
+    def _rating(self) -> NDArray[np.bool_]:
+        return np.array([t.value == "rating" for t in self.types.values()], bool)
+
+    @cached_property
     def _valued(self) -> NDArray[np.bool_]:
         return np.array([t.value != "none" for t in self.types.values()], bool)
 
@@ -97,6 +101,10 @@ class EventVocabulary:
     def numbers(self, history: History) -> NDArray[np.float64]:
         """float64_N: amount or rating of the event, 0 where it has none or its type carries none."""
         return np.where(self._valued[history.event_N], np.nan_to_num(history.value_N), 0.0).astype(np.float64)
+
+    def ratings(self, history: History) -> NDArray[np.float32]:
+        """float32_N: rating of the event, NaN where it has none (or no item)."""
+        return np.where(self._rating[history.event_N] & (history.item_N > 0), history.value_N, np.nan)
 
     def amounts(self, history: History) -> NDArray[np.float32]:
         """float32_N: spend of the event, 0 where it carries none."""

@@ -18,9 +18,10 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
+from clm_ray.features.neighbours import NEIGHBOUR_FEATURES, NO_NEIGHBOURS, ItemNeighbours, neighbour_features
 from clm_ray.features.pair import PAIR_FEATURES, pair_features
 from clm_ray.features.statistics import ItemStatistics
-from clm_ray.features.tokens import residuals
+from clm_ray.features.tokens import residuals, surprises
 from clm_ray.features.user import user_feature_names, user_features
 
 
@@ -54,7 +55,7 @@ class Selection:
 
 def click_feature_names(recipe: Recipe) -> tuple[str, ...]:
     """All dense features of a click target."""
-    return (*user_feature_names(recipe.features.windows_days), *PAIR_FEATURES)
+    return (*user_feature_names(recipe.features.windows_days), *PAIR_FEATURES, *NEIGHBOUR_FEATURES)
 
 
 def retention_feature_names(recipe: Recipe) -> tuple[str, ...]:
@@ -87,6 +88,12 @@ class FeatureSource:
     vocabulary: EventVocabulary
     catalogue: Catalogue
     statistics: ItemStatistics
+    neighbours: ItemNeighbours = NO_NEIGHBOURS
+
+    def surprises(self, history: History) -> NDArray[np.float32]:
+        """float32_N: see tokens.surprises."""
+        prior = self.recipe.features.prior_strength
+        return surprises(history, statistics=self.statistics, vocabulary=self.vocabulary, prior=prior)
 
     def residuals(self, history: History) -> NDArray[np.float32]:
         """float32_N: see tokens.residuals."""
@@ -138,7 +145,7 @@ class FeatureSource:
         )
 
     def _click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
-        residual_N = self.residuals(history)
+        residual_N, surprise_N = self.residuals(history), self.surprises(history)
         moments, where = np.unique(time_Q, return_inverse=True)
         user = self._user(history, moments, residual_N)
         pair = pair_features(
@@ -149,6 +156,15 @@ class FeatureSource:
             statistics=self.statistics,
             vocabulary=self.vocabulary,
             residual_N=residual_N,
+            surprise_N=surprise_N,
             prior=self.recipe.features.prior_strength,
         )
-        return np.concatenate([user[where], pair], axis=1)
+        near = neighbour_features(
+            history,
+            item_Q,
+            time_Q,
+            neighbours=self.neighbours,
+            vocabulary=self.vocabulary,
+            surprise_N=surprise_N,
+        )
+        return np.concatenate([user[where], pair, near], axis=1)

@@ -112,3 +112,14 @@ class ItemStatistics:
             return np.zeros(len(item_Q))
         row, known = self._find(item_Q, day_Q)
         return np.where(known, self.total_K[row] / np.maximum(self.events_K[row], 1.0), 0.0)
+
+    def mean_rating(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, prior: float) -> NDArray[np.float64]:
+        """`mean_total`, shrunk towards the mean over all items with `prior` pseudo-events."""
+        if not len(self.item_K):
+            return np.zeros(len(item_Q))
+        row, known = self._find(item_Q, day_Q)
+        all_row, all_known = self._find(np.zeros(len(item_Q), np.int32), day_Q)
+        overall = np.where(all_known, self.total_K[all_row] / np.maximum(self.events_K[all_row], 1.0), 0.0)
+        events = np.where(known, self.events_K[row], 0.0)
+        total = np.where(known, self.total_K[row], 0.0)
+        return (total + prior * overall) / (events + prior)

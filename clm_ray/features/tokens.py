@@ -1,6 +1,7 @@
 """Values of the context tokens: what the user tower is told about each event beside its item and type.
 
-As-of rule: an event's residual is taken against the item's like rate of the day before the event.
+As-of rule: an event's residual is taken against the item's like rate of the day before the event, its surprise against the item's
+mean rating of the day before and the user's events strictly before.
 
 Shape letters: N events, V values per token.
 """
@@ -15,8 +16,13 @@ from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
 from clm_ray.schema import DAY_US
 
-TOKEN_VALUES = ("residual", "has_label", "log_amount", "log_gap_days", "same_moment")
+TOKEN_VALUES = ("residual", "surprise", "has_label", "log_amount", "log_gap_days", "same_moment")
 """Names of the V values."""
+
+USER_MEAN_EVENTS = 100
+"""Events before a moment that a user's mean deviation is taken over: bounded, so that it does not depend on where a history begins."""
+_USER_PRIOR = 5.0
+"""Pseudo-events that shrink a user's mean deviation towards 0."""
 
 
 def residuals(
@@ -28,6 +34,58 @@ def residuals(
     return np.where(np.isnan(label), 0.0, label - expected).astype(np.float32)
 
 
+def surprises(
+    history: History, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+) -> NDArray[np.float32]:
+    """float32_N: what an event says beyond the item's mean and the user's: deviation less the user's mean deviation before it.
+
+    The deviation is that of the rating, or of the label where the event has none; 0 where it has neither. Residuals against
+    both baselines: Koren, "Factor in the neighbors" (2010).
+    """
+    deviation_N, known_N = _deviations(history, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    mean_N = _mean_before(deviation_N, known_N, history.time_N, history.time_N)
+    return np.where(known_N, deviation_N - mean_N, 0.0).astype(np.float32)
+
+
+def user_means(
+    history: History,
+    time_Q: NDArray[np.int64],
+    *,
+    statistics: ItemStatistics,
+    vocabulary: EventVocabulary,
+    prior: float,
+) -> NDArray[np.float64]:
+    """float64_Q: the user's mean deviation from the items' means in the USER_MEAN_EVENTS events before each moment, shrunk towards 0."""
+    deviation_N, known_N = _deviations(history, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    return _mean_before(deviation_N, known_N, history.time_N, time_Q)
+
+
+def _deviations(
+    history: History, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    residual_N = residuals(history, statistics=statistics, vocabulary=vocabulary, prior=prior).astype(np.float64)
+    known_N = ~np.isnan(vocabulary.labels(history))
+    if not vocabulary.rated:
+        return residual_N, known_N
+    rating_N = vocabulary.ratings(history)
+    expected = statistics.mean_rating(history.item_N, day_of(history.time_N), prior=prior)
+    rated_N = ~np.isnan(rating_N)
+    return np.where(rated_N, rating_N - expected, residual_N), known_N | rated_N
+
+
+def _mean_before(
+    deviation_N: NDArray[np.float64],
+    known_N: NDArray[np.bool_],
+    time_N: NDArray[np.int64],
+    time_Q: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    before = np.searchsorted(time_N, time_Q, side="left")
+    start = np.maximum(before - USER_MEAN_EVENTS, 0)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, deviation_N, 0.0))])
+    count = np.concatenate([[0], np.cumsum(known_N)])
+    return (sums[before] - sums[start]) / (count[before] - count[start] + _USER_PRIOR)
+
+
 def token_values(
     history: History, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
 ) -> NDArray[np.float32]:
@@ -37,6 +95,7 @@ def token_values(
     return np.stack(
         [
             residuals(history, statistics=statistics, vocabulary=vocabulary, prior=prior),
+            surprises(history, statistics=statistics, vocabulary=vocabulary, prior=prior),
             (~np.isnan(label)).astype(np.float32),
             np.log1p(np.maximum(vocabulary.amounts(history), 0.0)) / 3.0,
             np.log1p(np.maximum(gap_days, 0.0)) / 3.0,

@@ -1,7 +1,7 @@
 """The model folder: everything that scoring needs, as plain files. Weights are safetensors only.
 
 model.safetensors  model.json  encoder/  item_vectors.npy  item_text.npy  frozen_text_vectors.npy
-items.parquet  users.parquet  item_statistics.parquet  features.json  recipe.yaml  training.json
+items.parquet  users.parquet  item_statistics.parquet  neighbours.parquet  features.json  recipe.yaml  training.json
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from safetensors.torch import load_file, save_file
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
+from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
+from clm_ray.schema import NEIGHBOURS
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 ITEM_VECTORS = "item_vectors.npy"
-TABLES = ("items.parquet", "users.parquet", "item_statistics.parquet", "features.json", "recipe.yaml")
+TABLES = (
+    "items.parquet",
+    "users.parquet",
+    "item_statistics.parquet",
+    "neighbours.parquet",
+    "features.json",
+    "recipe.yaml",
+)
 """Files taken over from the dataset as they are."""
 
 
@@ -101,6 +110,11 @@ class ModelFolder:
         table = pq.read_table(self.folder / "item_statistics.parquet")
         columns = (table.column(n).to_numpy() for n in ("item", "day", "events", "positives", "total"))
         return ItemStatistics(*columns).as_released()
+
+    def neighbours(self) -> ItemNeighbours:
+        """Item neighbours; their last slice closed with the log."""
+        table = pq.read_table(self.folder / "neighbours.parquet")
+        return ItemNeighbours.from_rows(*(table.column(name).to_numpy() for name in NEIGHBOURS.names))
 
     def users(self) -> pa.Table:
         """The user table."""

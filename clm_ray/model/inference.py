@@ -24,7 +24,7 @@ from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource, FeatureSpec
-from clm_ray.features.tokens import TOKEN_VALUES, token_values
+from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import ModelFolder, columns_of
 from clm_ray.model.items import UserTable
@@ -97,7 +97,7 @@ class Scorer:
             recipe=recipe,
             network=files.network(),
             item_ID=files.item_vectors(),
-            source=FeatureSource(recipe, vocabulary, files.catalogue(), files.statistics()),
+            source=FeatureSource(recipe, vocabulary, files.catalogue(), files.statistics(), files.neighbours()),
             spec=files.features(),
             users=description.users,
             calibration=description.calibration,
@@ -147,8 +147,8 @@ class Scorer:
         return out
 
     def _context(self, history: History, reach: int) -> tuple[History, NDArray[np.float32]]:
-        # One event more than the tower sees, so that the first gap is the same as inside a longer history.
-        context = history.select(self.vocabulary.is_context(history)).tail(reach + 1)
+        # More events than the tower sees, so that the first values (gap, surprise) are the same as inside a longer history.
+        context = history.select(self.vocabulary.is_context(history)).tail(reach + USER_MEAN_EVENTS + 1)
         values = token_values(
             context,
             statistics=self.source.statistics,

@@ -1,0 +1,169 @@
+"""Item-to-item collaborative filtering: what the user thought of the neighbours of an item.
+
+Neighbours are built per slice of time (`data/neighbours.py`); a query at time t reads the last slice that closed at or before t, which
+holds events strictly before its end. The user's own events are those strictly before t.
+
+Shape letters: S slices, E (slice, item, neighbour) entries, N events of one user, Q queries, H hits (query, neighbour the user knows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clm_ray.features.event_index import EventIndex
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
+
+RELATIONS = ("surprise", "choice")
+"""surprise: items that make the same users happier (or less happy) than expected. choice: items that the same users choose (or reject)."""
+
+NEIGHBOUR_FEATURES = (
+    "neighbour_surprise",
+    "neighbour_surprise_sum",
+    "neighbour_surprise_log_weight",
+    "neighbour_choice",
+    "neighbour_choice_log_weight",
+    "neighbour_choice_recent",
+)
+"""Names of the columns of `neighbour_features`."""
+
+_HALF_LIFE_DAYS = 28.0
+"""Age at which a chosen neighbour counts half in `neighbour_choice_recent`."""
+_ITEM_BITS = 32
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Entries of one relation, sorted by (slice, item)."""
+
+    slice_E: NDArray[np.int32]
+    item_E: NDArray[np.int32]
+    neighbour_E: NDArray[np.int32]
+    similarity_E: NDArray[np.float32]
+
+    @cached_property
+    def _key_E(self) -> NDArray[np.int64]:
+        return (self.slice_E.astype(np.int64) << _ITEM_BITS) | self.item_E
+
+    def explode(
+        self, slice_Q: NDArray[np.int64], item_Q: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """(query, neighbour, similarity) of every neighbour of every query's item in its slice; no slice (-1) has none."""
+        key_Q = (slice_Q << _ITEM_BITS) | item_Q
+        low = np.searchsorted(self._key_E, key_Q, side="left")
+        count = np.where(slice_Q >= 0, np.searchsorted(self._key_E, key_Q, side="right") - low, 0)
+        query = np.repeat(np.arange(len(item_Q)), count)
+        first = np.cumsum(count) - count
+        at = np.arange(len(query)) - np.repeat(first - low, count)
+        return query, self.neighbour_E[at], self.similarity_E[at]
+
+
+@dataclass(frozen=True)
+class ItemNeighbours:
+    """Both relations. `end_S`: when each slice closed, UTC microseconds, rising."""
+
+    end_S: NDArray[np.int64]
+    surprise: Neighbours
+    choice: Neighbours
+
+    @staticmethod
+    def from_rows(
+        relation: NDArray[np.int8],
+        end: NDArray[np.int64],
+        item: NDArray[np.int32],
+        neighbour: NDArray[np.int32],
+        similarity: NDArray[np.float32],
+    ) -> ItemNeighbours:
+        """From the columns of schema.NEIGHBOURS, in any order. `relation`: position in RELATIONS."""
+        order = np.lexsort((neighbour, item, end))
+        ends, slices = np.unique(end, return_inverse=True)
+
+        def of(which: int) -> Neighbours:
+            mine = order[relation[order] == which]
+            return Neighbours(slices[mine].astype(np.int32), item[mine], neighbour[mine], similarity[mine])
+
+        return ItemNeighbours(ends, of(0), of(1))
+
+    def slice_of(self, time_Q: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Position of the last slice closed at or before each moment; -1 where there is none."""
+        return np.searchsorted(self.end_S, time_Q, side="right") - 1
+
+
+_NONE = np.empty(0, np.int32)
+NO_NEIGHBOURS = ItemNeighbours.from_rows(
+    _NONE.astype(np.int8), _NONE.astype(np.int64), _NONE, _NONE, _NONE.astype(np.float32)
+)
+"""No slice at all: every feature is 0."""
+
+
+def tastes(choice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Likes less dislikes of an item, damped: the tenth purchase says less than the first."""
+    return np.sign(choice) * np.log2(1.0 + np.abs(choice))
+
+
+def choices(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.float32]:
+    """float32_N: 1 for a positive event, -1 for a negative one, 0 without a label."""
+    return np.nan_to_num(2.0 * vocabulary.labels(history) - 1.0)
+
+
+def neighbour_features(
+    history: History,
+    item_Q: NDArray[np.int32],
+    time_Q: NDArray[np.int64],
+    *,
+    neighbours: ItemNeighbours,
+    vocabulary: EventVocabulary,
+    surprise_N: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """float32 [Q, len(NEIGHBOUR_FEATURES)]; `surprise_N` from `tokens.surprises`.
+
+    The similarity-weighted mean of the user's opinions of the item's neighbours (Sarwar et al., 2001), over residuals as in
+    Koren (2010), and over choices as in item-based top-N recommendation (Deshpande & Karypis, 2004).
+    """
+    out = np.zeros((len(item_Q), len(NEIGHBOUR_FEATURES)), np.float32)
+    position = np.flatnonzero(~np.isnan(vocabulary.labels(history)))
+    if not len(neighbours.end_S) or not len(position) or not len(item_Q):
+        return out
+    known = history.item_N[position]
+    index = EventIndex.build(known, position, history.time_N, surprise_N, choices(history, vocabulary=vocabulary))
+    asked = _Asked(
+        item_Q, time_Q, np.searchsorted(history.time_N, time_Q, side="left"), neighbours.slice_of(time_Q), known, index
+    )
+    query, similarity, count, sums, _ = asked.hits(neighbours.surprise)
+    weight = np.bincount(query, np.abs(similarity), len(item_Q))
+    opinion = np.bincount(query, similarity * sums[:, 0] / count, len(item_Q))
+    out[:, 0], out[:, 1], out[:, 2] = opinion / (weight + 1.0), opinion, np.log1p(weight)
+    query, similarity, _, sums, since = asked.hits(neighbours.choice)
+    taste = similarity * tastes(sums[:, 1])
+    weight = np.bincount(query, np.abs(similarity), len(item_Q))
+    out[:, 3] = np.bincount(query, taste, len(item_Q)) / (weight + 1.0)
+    out[:, 4] = np.log1p(weight)
+    out[:, 5] = np.bincount(query, taste * 0.5 ** (since / _HALF_LIFE_DAYS), len(item_Q))
+    return out
+
+
+@dataclass(frozen=True)
+class _Asked:
+    item_Q: NDArray[np.int32]
+    time_Q: NDArray[np.int64]
+    before_Q: NDArray[np.int64]
+    slice_Q: NDArray[np.int64]
+    known: NDArray[np.int32]
+    index: EventIndex
+
+    def hits(
+        self, relation: Neighbours
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """(query, similarity, events, sums, days since the last one) of the neighbours that the user had an opinion of by then."""
+        query, neighbour, similarity = relation.explode(self.slice_Q, self.item_Q)
+        ever = np.zeros(int(max(neighbour.max(initial=0), self.known.max(initial=0))) + 1, bool)
+        ever[self.known] = True
+        keep = ever[neighbour]
+        query, neighbour, similarity = query[keep], neighbour[keep], similarity[keep]
+        found = self.index.query(neighbour, self.before_Q[query], self.time_Q[query])
+        keep = found.count > 0
+        return query[keep], similarity[keep], found.count[keep], found.sums[keep], found.since_days[keep]
