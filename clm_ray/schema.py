@@ -90,6 +90,7 @@ SEQUENCES = pa.schema(
         pa.field("tgt_label", _FLOATS),
         pa.field("tgt_weight", _FLOATS),
         pa.field("tgt_offset", _FLOATS),
+        pa.field("tgt_rating", _FLOATS),
         pa.field("tgt_time", _TIMES),
         pa.field("tgt_pos", _INTS),
         pa.field("tgt_split", _INTS),
@@ -104,7 +105,7 @@ SEQUENCES = pa.schema(
     ]
 )
 """User windows with the train and valid targets (test lives in IMPRESSIONS and REFERENCES alone). `ctx_value`: raw values;
-`ctx_dense`: features.tokens.TOKEN_VALUES of each event; `tgt_dense`, `ref_dense`: features as of t, named in features.json. `tgt_offset`: logit offset of the negative sampling, -log(kept share), added to the logit in training only.
+`ctx_dense`: features.tokens.TOKEN_VALUES of each event; `tgt_dense`, `ref_dense`: features as of t, named in features.json. `tgt_offset`: logit offset of the negative sampling, -log(kept share), added to the logit in training only. `tgt_rating`: NaN where the target has none.
 `tgt_pos`/`ref_pos`: how many context events of this row lie strictly before (0: the start token alone). `ref_bin`: hazard
 bin of the next activity, or the number of bins when none was seen. `ref_censored`: number of bins seen in full (a bin seen
 only in part contributes nothing). Splits: 0 train, 1 valid, 2 test."""
@@ -153,10 +154,13 @@ ITEM_STATISTICS = pa.schema(
         pa.field("events", pa.float32(), nullable=False),
         pa.field("positives", pa.float32(), nullable=False),
         pa.field("total", pa.float64(), nullable=False),
+        pa.field("ratings", pa.float32(), nullable=False),
+        pa.field("rating_total", pa.float64(), nullable=False),
     ]
 )
 """Dated item statistics: cumulative over days ≤ `day` (days since 1970), one row per item and day with an event; sorted by
-item, day. `events`: context events with a label or value, `positives`: those with label 1, `total`: sum of ratings or spend.
+item, day. `events`: context events with a label or value, `positives`: those with label 1, `total`: sum of ratings or spend,
+`ratings`, `rating_total`: number and sum of the ratings alone.
 At time t only rows of days strictly before t's day are used."""
 
 NEIGHBOURS = pa.schema(

@@ -140,7 +140,7 @@ def label_of(row: Row) -> float | None:
 
 def statistics_of(log: Iterable[Row]) -> ItemStatistics:
     """Dated statistics of all rows with a label."""
-    daily: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    daily: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0, 0.0])
     for row in log:
         label = label_of(row)
         if label is not None:
@@ -148,9 +148,12 @@ def statistics_of(log: Iterable[Row]) -> ItemStatistics:
             sums[0] += 1
             sums[1] += label
             sums[2] += float(np.float32(row.value or 0.0))
+            if row.type == "rating":
+                sums[3] += 1
+                sums[4] += float(np.float32(row.value))
     keys = np.array(list(daily), np.int32).reshape(-1, 2)
-    sums = np.array(list(daily.values()), np.float64).reshape(-1, 3)
-    return ItemStatistics.from_daily(keys[:, 0], keys[:, 1], sums[:, 0], sums[:, 1], sums[:, 2])
+    sums = np.array(list(daily.values()), np.float64).reshape(-1, 5)
+    return ItemStatistics.from_daily(keys[:, 0], keys[:, 1], *sums.T)
 
 
 def source_of(log: Iterable[Row], made: Recipe | None = None) -> FeatureSource:

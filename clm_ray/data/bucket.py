@@ -21,7 +21,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.columns import map_value
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn, impression_row
-from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
+from clm_ray.data.occasions import TARGET_FIELDS, Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.windows import References, cut_windows
 from clm_ray.features.history import History
@@ -159,13 +159,13 @@ class BucketBuilder:
                 part = self.occasions.targets(user, [occasion])
                 each = mine if per_row else np.full(len(part), mine[0], np.int32)
                 keep = each != TEST
-                sampled.append(Targets(*(getattr(part, n)[keep] for n in _TARGET_FIELDS)))
+                sampled.append(Targets(*(getattr(part, n)[keep] for n in TARGET_FIELDS)))
                 splits.append(each[keep])
             if (mine != TRAIN).any():
                 shown.append((occasion, mine))
         if not sampled:
             return self.occasions.targets(user, []), np.empty(0, np.int32), shown
-        joined = Targets(*(np.concatenate([getattr(p, n) for p in sampled]) for n in _TARGET_FIELDS))
+        joined = Targets(*(np.concatenate([getattr(p, n) for p in sampled]) for n in TARGET_FIELDS))
         return joined, np.concatenate(splits), shown
 
     def _impressions(self, user_id: str, occasion: Occasion, split: NDArray[np.int32], result: BucketResult) -> None:
@@ -244,9 +244,6 @@ class BucketBuilder:
         items, where, count = np.unique(history.item_N[liked], return_inverse=True, return_counts=True)
         weight = np.bincount(where, self.source.vocabulary.weights[history.event_N[liked]], minlength=len(items))
         result.interactions.append((user.user_id, items, weight.astype(np.float32), count.astype(np.int32)))
-
-
-_TARGET_FIELDS = ("item_T", "label_T", "weight_T", "offset_T", "time_T")
 
 
 def _size(occasion: Occasion) -> int:

@@ -50,7 +50,7 @@ from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.selection import select
 from clm_ray.features.spec import FeatureSource, FeatureSpec, click_feature_names, retention_feature_names
-from clm_ray.features.statistics import ItemStatistics
+from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import learn_thresholds
 from clm_ray.schema import EVENTS, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
 
@@ -144,7 +144,7 @@ def catalogue_of(items: pa.Table) -> Catalogue:
 
 def statistics_of(table: pa.Table) -> ItemStatistics:
     """Item statistics from their ITEM_STATISTICS table."""
-    return ItemStatistics(*(table.column(name).to_numpy() for name in ("item", "day", "events", "positives", "total")))
+    return ItemStatistics(*(table.column(name).to_numpy() for name in STATISTICS))
 
 
 def _with_rows(log: Log) -> ray.data.Dataset:
@@ -269,9 +269,8 @@ def _write_tables(building: Path, log: Log, statistics: ItemStatistics, recipe: 
     pq.write_table(log.items, building / "items.parquet", compression="zstd")
     pq.write_table(log.users, building / "users.parquet", compression="zstd")
     pq.write_table(log.quarantine, building / "quarantine.parquet", compression="zstd")
-    arrays = [statistics.item_K, statistics.day_K, statistics.events_K, statistics.positives_K, statistics.total_K]
     pq.write_table(
-        pa.Table.from_arrays([pa.array(a) for a in arrays], schema=ITEM_STATISTICS),
+        pa.table(statistics.columns(), schema=ITEM_STATISTICS),
         building / "item_statistics.parquet",
         compression="zstd",
     )

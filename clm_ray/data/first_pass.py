@@ -14,7 +14,7 @@ import ray
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
-from clm_ray.features.statistics import ItemStatistics
+from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.schema import DAY_US
 
 
@@ -42,12 +42,12 @@ def summarise_log(events: ray.data.Dataset, vocabulary: EventVocabulary, *, rows
     daily = (
         pa.concat_tables([p["daily"] for p in parts])
         .group_by(["item", "day"])
-        .aggregate([("events", "sum"), ("positives", "sum"), ("total", "sum")])
+        .aggregate([(name, "sum") for name in STATISTICS[2:]])
     )
     statistics = ItemStatistics.from_daily(
         daily.column("item").to_numpy(),
         daily.column("day").to_numpy(),
-        *(daily.column(f"{name}_sum").to_numpy() for name in ("events", "positives", "total")),
+        *(daily.column(f"{name}_sum").to_numpy() for name in STATISTICS[2:]),
     )
     if not daily.num_rows:
         raise DataError(
@@ -73,6 +73,7 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
     history = History(block.column("item").to_numpy().astype(np.int32), code, value, time)
     label = vocabulary.labels(history)
     known = ~np.isnan(label)
+    rating = vocabulary.ratings(history)[known].astype(np.float64)
     daily = pa.table(
         {
             "item": history.item_N[known],
@@ -80,9 +81,11 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
             "events": np.ones(int(known.sum())),
             "positives": label[known].astype(np.float64),
             "total": vocabulary.numbers(history)[known],
+            "ratings": (~np.isnan(rating)).astype(np.float64),
+            "rating_total": np.nan_to_num(rating),
         }
     ).group_by(["item", "day"])
-    sums = daily.aggregate([("events", "sum"), ("positives", "sum"), ("total", "sum")])
+    sums = daily.aggregate([(name, "sum") for name in STATISTICS[2:]])
     active = time[vocabulary.is_activity(history)]
     labelled = block.filter(pa.array(known)) if rows else block.slice(0, 0)
     return {

@@ -61,9 +61,8 @@ def slice_ends(statistics: ItemStatistics, *, slices: int, log_end: int) -> list
     total = statistics.item_K == 0
     days, events = statistics.day_K[total], statistics.events_K[total]
     shares = np.arange(1, slices) / slices * float(events[-1] if len(events) else 0)
-    cut = days[np.searchsorted(events, shares)].astype(np.int64) * DAY_US if len(days) else np.empty(0, np.int64)
-    first = int(days[0]) * DAY_US if len(days) else 0
-    return [*sorted({int(end) for end in cut if first < end <= log_end}), log_end + 1]
+    cut = (days[np.searchsorted(events, shares)].astype(np.int64) + 1) * DAY_US if len(days) else np.empty(0, np.int64)
+    return [*sorted({int(end) for end in cut if end <= log_end}), log_end + 1]
 
 
 def _has_dislikes(source: FeatureSource) -> bool:

@@ -16,7 +16,7 @@ Shape letters: N events of one user, T targets, C candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from clm_ray.features.history import History
 class Occasion:
     """One user at one moment. `shown_C`: every candidate (rows), None where the log does not say; `taken`: positive rows among
     them; `chosen`: all positive rows of the moment, on offer or not (the basket as it was); `slot`: where the candidates stand;
-    `labels_C`, `weights_C`: of each candidate, where the log has them (negatives explicit)."""
+    `labels_C`, `weights_C`, `ratings_C` (NaN: none): of each candidate, where the log has them (negatives explicit)."""
 
     time: int
     kind: str
@@ -43,21 +43,27 @@ class Occasion:
     weight: float
     labels_C: NDArray[np.float32] | None = None
     weights_C: NDArray[np.float32] | None = None
+    ratings_C: NDArray[np.float32] | None = None
     slot: str | None = None
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Train and valid targets of one user, in time order."""
+    """Train and valid targets of one user, in time order. `rating_T`: NaN where the target has none."""
 
     item_T: NDArray[np.int32]
     label_T: NDArray[np.float32]
     weight_T: NDArray[np.float32]
     offset_T: NDArray[np.float32]
     time_T: NDArray[np.int64]
+    rating_T: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.item_T)
+
+
+TARGET_FIELDS = tuple(field.name for field in fields(Targets))
+"""Names of the arrays of `Targets`."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,14 @@ class OccasionSource:
         self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
     ) -> Iterator[Occasion]:
         where = np.flatnonzero(open_N)
+        rating_N = self.vocabulary.ratings(history)
         for group in _runs(history.time_N[where]):
             at = where[group]
             items, labels = history.item_N[at], label_N[at]
             weights = self.vocabulary.weights[history.event_N[at]]
             taken = items[labels == 1]
-            yield Occasion(
-                int(history.time_N[at[0]]), "explicit", taken, taken, items, float(weights[0]), labels, weights
-            )
+            moment = int(history.time_N[at[0]])
+            yield Occasion(moment, "explicit", taken, taken, items, float(weights[0]), labels, weights, rating_N[at])
 
     def _positive(
         self, user: UserEvents, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
@@ -154,17 +160,14 @@ class OccasionSource:
         parts = [p for p in parts if len(p)]
         if not parts:
             empty = np.empty(0, np.float32)
-            return Targets(np.empty(0, np.int32), empty, empty, empty, np.empty(0, np.int64))
-        return Targets(
-            *(
-                np.concatenate([getattr(p, name) for p in parts])
-                for name in ("item_T", "label_T", "weight_T", "offset_T", "time_T")
-            )
-        )
+            return Targets(np.empty(0, np.int32), empty, empty, empty, np.empty(0, np.int64), empty)
+        return Targets(*(np.concatenate([getattr(p, name) for p in parts]) for name in TARGET_FIELDS))
 
     def _sample(self, user_id: str, occasion: Occasion) -> Targets:
         if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
-            return _targets(occasion.time, occasion.shown_C, occasion.labels_C, occasion.weights_C, 0.0)
+            return _targets(
+                occasion.time, occasion.shown_C, occasion.labels_C, occasion.weights_C, 0.0, occasion.ratings_C
+            )
         rng = np.random.default_rng([self.seed, hash_of(user_id), occasion.time])
         taken, weight = occasion.taken, occasion.weight
         scale = 1.0
@@ -202,6 +205,7 @@ def _targets(
     labels: NDArray[np.float32],
     weight: NDArray[np.float64] | NDArray[np.float32],
     offset: float,
+    rating: NDArray[np.float32] | None = None,
 ) -> Targets:
     count = len(items)
     return Targets(
@@ -210,6 +214,7 @@ def _targets(
         weight.astype(np.float32),
         np.full(count, offset, np.float32),
         np.full(count, time, np.int64),
+        np.full(count, np.nan, np.float32) if rating is None else rating.astype(np.float32),
     )
 
 

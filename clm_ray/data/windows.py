@@ -73,6 +73,7 @@ def cut_windows(
             "tgt_label": targets.label_T[t],
             "tgt_weight": targets.weight_T[t],
             "tgt_offset": targets.offset_T[t],
+            "tgt_rating": targets.rating_T[t],
             "tgt_time": targets.time_T[t],
             "tgt_pos": (before_T[t] - start).astype(np.int32),
             "tgt_split": target_split[t],

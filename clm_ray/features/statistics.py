@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ def day_of(time: NDArray[np.int64]) -> NDArray[np.int64]:
     return time // DAY_US
 
 
+STATISTICS = ("item", "day", "events", "positives", "total", "ratings", "rating_total")
+"""Names of the columns, in the order of the fields."""
+
+
 @dataclass(frozen=True)
 class ItemStatistics:
     """Cumulative counts, one row per item and day with an event, sorted by (item, day); see schema.ITEM_STATISTICS."""
@@ -34,6 +39,8 @@ class ItemStatistics:
     events_K: NDArray[np.float32]
     positives_K: NDArray[np.float32]
     total_K: NDArray[np.float64]
+    ratings_K: NDArray[np.float32]
+    rating_total_K: NDArray[np.float64]
     until: int = _DAYS - 1
     """Windows of later days are those of this day: what came in after the table was made is not in it, and is no decline."""
 
@@ -44,14 +51,16 @@ class ItemStatistics:
         events: NDArray[np.float64],
         positives: NDArray[np.float64],
         total: NDArray[np.float64],
+        ratings: NDArray[np.float64] | None = None,
+        rating_total: NDArray[np.float64] | None = None,
     ) -> ItemStatistics:
-        """Accumulate daily sums (any order, items ≥ 1) and add the totals as row 0."""
+        """Accumulate daily sums (any order, items ≥ 1) and add the totals as row 0. No ratings: all 0."""
+        none = np.zeros(len(item))
+        sums = (events, positives, total, none if ratings is None else ratings)
+        sums = (*sums, none if rating_total is None else rating_total)
         days, where = np.unique(day, return_inverse=True)
         item = np.concatenate([np.zeros(len(days), np.int32), item])
-        values = [
-            np.concatenate([np.bincount(where, v, minlength=len(days)), v.astype(np.float64)])
-            for v in (events, positives, total)
-        ]
+        values = [np.concatenate([np.bincount(where, v, minlength=len(days)), v.astype(np.float64)]) for v in sums]
         day = np.concatenate([days.astype(np.int32), day])
         order = np.lexsort((day, item))
         item, day = item[order], day[order]
@@ -61,9 +70,13 @@ class ItemStatistics:
         for start, stop in pairwise(edges):
             for v in cumulative:
                 np.cumsum(v[start:stop], out=v[start:stop])
-        return ItemStatistics(
-            item, day, cumulative[0].astype(np.float32), cumulative[1].astype(np.float32), cumulative[2]
-        )
+        events, positives, total, ratings, rating_total = cumulative
+        counts = (c.astype(np.float32) for c in (events, positives))
+        return ItemStatistics(item, day, *counts, total, ratings.astype(np.float32), rating_total)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns of schema.ITEM_STATISTICS."""
+        return {name: getattr(self, f"{name}_K") for name in STATISTICS}
 
     def as_released(self) -> ItemStatistics:
         """These statistics for serving at later times: their windows end with their last day."""
@@ -114,12 +127,12 @@ class ItemStatistics:
         return np.where(known, self.total_K[row] / np.maximum(self.events_K[row], 1.0), 0.0)
 
     def mean_rating(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, prior: float) -> NDArray[np.float64]:
-        """`mean_total`, shrunk towards the mean over all items with `prior` pseudo-events."""
+        """Mean rating on days < day_Q, shrunk towards the mean over all items with `prior` pseudo-ratings; 0 where there is none."""
         if not len(self.item_K):
             return np.zeros(len(item_Q))
         row, known = self._find(item_Q, day_Q)
         all_row, all_known = self._find(np.zeros(len(item_Q), np.int32), day_Q)
-        overall = np.where(all_known, self.total_K[all_row] / np.maximum(self.events_K[all_row], 1.0), 0.0)
-        events = np.where(known, self.events_K[row], 0.0)
-        total = np.where(known, self.total_K[row], 0.0)
-        return (total + prior * overall) / (events + prior)
+        mean = self.rating_total_K[all_row] / np.maximum(self.ratings_K[all_row], 1.0)
+        ratings = np.where(known, self.ratings_K[row], 0.0)
+        total = np.where(known, self.rating_total_K[row], 0.0)
+        return (total + prior * np.where(all_known, mean, 0.0)) / (ratings + prior)

@@ -23,7 +23,7 @@ from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSpec
-from clm_ray.features.statistics import ItemStatistics
+from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
@@ -108,7 +108,7 @@ class ModelFolder:
     def statistics(self) -> ItemStatistics:
         """Dated item statistics, as they stood when the model was released: questions come later, new counts do not."""
         table = pq.read_table(self.folder / "item_statistics.parquet")
-        columns = (table.column(n).to_numpy() for n in ("item", "day", "events", "positives", "total"))
+        columns = (table.column(n).to_numpy() for n in STATISTICS)
         return ItemStatistics(*columns).as_released()
 
     def neighbours(self) -> ItemNeighbours:

@@ -17,11 +17,9 @@ from clm_ray.data.clean import Rules, rules_of
 from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.statistics import ItemStatistics
+from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.serve.popular import popular_rows
-
-_STATISTICS = ("item", "day", "events", "positives", "total")
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
     recipe = recipe_of(folder)
     try:
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories"])
-        counts = pq.read_table(folder / "item_statistics.parquet", columns=list(_STATISTICS))
+        counts = pq.read_table(folder / "item_statistics.parquet", columns=list(STATISTICS))
     except FileNotFoundError as error:
         raise _missing(error) from error
     catalogue = Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
-    statistics = ItemStatistics(*(counts.column(name).to_numpy() for name in _STATISTICS))
+    statistics = ItemStatistics(*(counts.column(name).to_numpy() for name in STATISTICS))
     return ServedCatalogue(
         release=folder.name,
         recipe=recipe,

@@ -117,8 +117,10 @@ class Windows:
             table.column("user_id").to_pylist(),
             table.column("window").to_pylist(),
             _group(table, "ctx_", ("item", "event", "time", "dense", "value"), None),
-            _group(table, "tgt_", ("item", "label", "weight", "offset", "time", "pos", "dense", "split"), split),
-            _group(table, "ref_", ("time", "pos", "bin", "censored", "dense", "split"), split),
+            _group(
+                table, "tgt_", ("item", "label", "weight", "offset", "rating", "time", "pos", "dense", "split"), split
+            ),
+            _group(table, "ref_", ("time", "pos", "bin", "censored", "value", "dense", "split"), split),
         )
 
     def share(self, rank: int, world: int) -> Windows:

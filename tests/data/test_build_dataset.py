@@ -27,6 +27,7 @@ from clm_ray.data.build import Built, build_dataset
 from clm_ray.data.columns import ragged
 from clm_ray.data.log import Log, read_log
 from clm_ray.data.manifest import MANIFEST, read_manifest
+from clm_ray.data.neighbours import neighbours_of
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.spec import FeatureSource, click_feature_names, retention_feature_names
@@ -38,6 +39,7 @@ from clm_ray.schema import (
     INTERACTIONS,
     ITEM_STATISTICS,
     ITEMS,
+    NEIGHBOURS,
     REFERENCES,
     SEQUENCES,
     TEST,
@@ -107,6 +109,7 @@ def source_in(built: Built) -> FeatureSource:
         EventVocabulary(recipe.event_types),
         build.catalogue_of(pq.read_table(built.folder / "items.parquet")),
         build.statistics_of(pq.read_table(built.folder / "item_statistics.parquet")),
+        neighbours_of(pq.read_table(built.folder / "neighbours.parquet")),
     )
 
 
@@ -122,7 +125,12 @@ def test_every_table_has_its_contract(built: Built) -> None:
         table = read(built, name)
         assert table.schema.equals(schema), name
         assert table.num_rows, name
-    for name, schema in {"items": ITEMS, "users": USERS, "item_statistics": ITEM_STATISTICS}.items():
+    for name, schema in {
+        "items": ITEMS,
+        "users": USERS,
+        "item_statistics": ITEM_STATISTICS,
+        "neighbours": NEIGHBOURS,
+    }.items():
         assert pq.read_table(built.folder / f"{name}.parquet").schema.equals(schema)
 
 

@@ -35,6 +35,7 @@ def made(
                 t.astype(np.float32),
                 t.astype(np.float32),
                 np.array(targets, np.int64),
+                t.astype(np.float32),
             ),
             t.astype(np.int32),
             t[:, None].astype(np.float32),
@@ -86,7 +87,9 @@ def test_rows_are_whole_and_bounded(
         assert window["ctx_dense"].tolist() == [[n, -n] for n in events]
         assert window["ctx_time"].tolist() == [context[n] for n in events]
         numbers = window["tgt_item"].tolist()
-        assert all(window[f"tgt_{name}"].tolist() == numbers for name in ("label", "weight", "offset", "split"))
+        assert all(
+            window[f"tgt_{name}"].tolist() == numbers for name in ("label", "weight", "offset", "rating", "split")
+        )
         assert window["tgt_time"].tolist() == [targets[n] for n in numbers]
         numbers = window["ref_bin"].tolist()
         assert all(window[f"ref_{name}"].tolist() == numbers for name in ("censored", "value", "split"))

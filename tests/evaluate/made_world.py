@@ -30,6 +30,7 @@ from clm_ray.schema import (
     INTERACTIONS,
     ITEM_STATISTICS,
     ITEMS,
+    NEIGHBOURS,
     REFERENCES,
     SEQUENCES,
     TEST,
@@ -121,6 +122,7 @@ def write(folder: Path, *, made: Recipe, seed: int = 0) -> None:
         pq.write_table(_interactions(mine, train_end), folder / "interactions" / part(bucket))
     pq.write_table(items(), folder / "items.parquet")
     pq.write_table(_statistics(visits), folder / "item_statistics.parquet")
+    pq.write_table(NEIGHBOURS.empty_table(), folder / "neighbours.parquet")
     (folder / "recipe.yaml").write_text(made.to_yaml(), encoding="utf-8")
     thresholds = {"new_days": 28.0, "at_risk_days": 20.0, "churned_days": 40.0, "reactivated_days": 14.0}
     manifest = {"id": folder.name, "thresholds": thresholds, "probability_correction": "logit offset, in training only"}
@@ -199,6 +201,7 @@ def _windows(
                 "tgt_label": joined[1],
                 "tgt_weight": np.ones(len(joined[0]), np.float32),
                 "tgt_offset": joined[2],
+                "tgt_rating": np.full(len(joined[0]), np.nan, np.float32),
                 "tgt_time": joined[3],
                 "tgt_split": np.full(len(joined[0]), TRAIN),
                 "ref_time": np.array([r["time"] for r in mine], np.int64),
@@ -255,12 +258,10 @@ def _statistics(visits: Sequence[Visit]) -> pa.Table:
         .aggregate([("n", "sum"), ("spend", "sum")])
     )
     n = daily.column("n_sum").to_numpy()
-    table = ItemStatistics.from_daily(
+    statistics = ItemStatistics.from_daily(
         daily.column("item").to_numpy(), daily.column("day").to_numpy(), n, n, daily.column("spend_sum").to_numpy()
     )
-    return pa.table(
-        [table.item_K, table.day_K, table.events_K, table.positives_K, table.total_K], names=ITEM_STATISTICS.names
-    ).cast(ITEM_STATISTICS)
+    return pa.table(statistics.columns(), schema=ITEM_STATISTICS)
 
 
 def write_model(folder: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_logs import ITEMS, START, Row, label_of, moments, rows, statistics_of
 
-from clm_ray.features.statistics import ItemStatistics, day_of
+from clm_ray.features.statistics import STATISTICS, ItemStatistics, day_of
 from clm_ray.schema import DAY_US
 
 FIRST_DAY = START // DAY_US
@@ -33,6 +33,20 @@ def test_a_day_counts_once_it_is_over(log: list[Row], days: list[int], window: i
             np.testing.assert_allclose(found.mean_total(item_Q, day_Q)[item], mean, rtol=1e-6)
 
 
+def test_the_mean_rating_is_of_ratings_alone_and_shrunk() -> None:
+    log = [
+        Row("u1", START, "rating", 1, 5.0),
+        Row("u2", START, "rating", 2, 2.0),
+        Row("u3", START, "purchase", 1, 90.0),
+    ]
+    asked = np.array([1, 2, 3], np.int32), np.full(3, FIRST_DAY + 1)
+    mean = (5.0 + 2.0) / 2
+    expected = [(5.0 + 4 * mean) / 5, (2.0 + 4 * mean) / 5, mean]
+    np.testing.assert_allclose(statistics_of(log).mean_rating(*asked, prior=4.0), expected, rtol=1e-6)
+    assert statistics_of(log).mean_rating(asked[0], asked[1] - 1, prior=4.0).tolist() == [0, 0, 0]
+    assert statistics_of([]).mean_rating(*asked, prior=4.0).tolist() == [0, 0, 0]
+
+
 @settings(max_examples=60)
 @given(rows(moments()), st.randoms(use_true_random=False))
 def test_daily_sums_come_in_any_order(log: list[Row], random: object) -> None:
@@ -40,7 +54,7 @@ def test_daily_sums_come_in_any_order(log: list[Row], random: object) -> None:
     shuffled = list(log)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     two = statistics_of(shuffled)
-    for name in ("item_K", "day_K", "events_K", "positives_K", "total_K"):
+    for name in (f"{name}_K" for name in STATISTICS):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 

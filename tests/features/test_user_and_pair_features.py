@@ -26,9 +26,10 @@ from made_logs import (
 )
 
 from clm_ray.features.history import EMPTY
+from clm_ray.features.neighbours import NEIGHBOUR_FEATURES
 from clm_ray.features.pair import PAIR_FEATURES
 from clm_ray.features.spec import click_feature_names, retention_feature_names
-from clm_ray.features.tokens import TOKEN_VALUES, token_values
+from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.features.user import rfm, user_feature_names
 from clm_ray.schema import DAY_US
 
@@ -109,7 +110,7 @@ def pair_by_hand(log: Sequence[Row], mine: Sequence[Row], item: int, t: int) -> 
         "pair_log_cycle": math.log1p(since / max(between, 0.5)) if between > 0 else 0.0,
         "pair_residual": sum(residual(log, row) for row in same) / (len(same) + 1),
     }
-    counts, shares, ages, likes = [], [], [], []
+    counts, shares, ages, likes, startled = [], [], [], [], []
     # An item without category shares the category "none" with all others like it.
     for category in CATEGORIES[item] or ("",):
         alike = [row for row in seen if category in (CATEGORIES[row.item] or ("",))]
@@ -117,6 +118,7 @@ def pair_by_hand(log: Sequence[Row], mine: Sequence[Row], item: int, t: int) -> 
         shares.append(len(alike) / (len(seen) + PRIOR))
         ages.append((t - alike[-1].time) / DAY_US if alike else NEVER)
         likes.append(sum(residual(log, row) for row in alike) / (len(alike) + PRIOR / 2))
+        startled.append(sum(surprise(log, row) for row in alike) / (len(alike) + PRIOR / 2))
     found |= {"category_log_count_max": math.log1p(max(counts)), "category_log_count_min": math.log1p(min(counts))}
     found |= {"category_share_max": max(shares), "category_share_min": min(shares)}
     found |= {
@@ -125,6 +127,8 @@ def pair_by_hand(log: Sequence[Row], mine: Sequence[Row], item: int, t: int) -> 
     }
     found |= {"category_residual_mean": sum(likes) / len(likes)}
     found |= {"category_residual_min": min(likes), "category_residual_max": max(likes)}
+    found |= {"category_surprise_mean": sum(startled) / len(startled)}
+    found |= {"category_surprise_min": min(startled), "category_surprise_max": max(startled)}
     return found | item_by_hand(log, mine, item, t)
 
 
@@ -149,7 +153,39 @@ def item_by_hand(log: Sequence[Row], mine: Sequence[Row], item: int, t: int) -> 
         "item_like_rate": rate,
         "item_mean_value": math.log1p(mean),
         "both_like_rate": rate + sum(residual(log, row) for row in labelled) / (len(labelled) + PRIOR),
+        "item_mean_rating": mean_rating(log, item, today),
+        "both_mean_rating": mean_rating(log, item, today) + user_mean(log, mine, t),
     }
+
+
+def mean_rating(log: Sequence[Row], item: int, today: int) -> float:
+    rated = [(row.item, float(np.float32(row.value))) for row in log if is_rated(row) and row.time // DAY_US < today]
+    overall = sum(value for _, value in rated) / max(len(rated), 1)
+    mine = [value for which, value in rated if item in (which, 0)]
+    return (sum(mine) + PRIOR * overall) / (len(mine) + PRIOR)
+
+
+def is_rated(row: Row) -> bool:
+    return row.type == "rating" and bool(row.item) and row.value is not None
+
+
+def deviation(log: Sequence[Row], row: Row) -> float:
+    if is_rated(row):
+        return float(np.float32(row.value)) - mean_rating(log, row.item, row.time // DAY_US)
+    return residual(log, row)
+
+
+def user_mean(log: Sequence[Row], mine: Sequence[Row], t: int) -> float:
+    """Of the last USER_MEAN_EVENTS events before t, whatever their type, those with a label or a rating."""
+    last = [row for row in mine if row.time < t][-USER_MEAN_EVENTS:]
+    known = [deviation(log, row) for row in last if is_rated(row) or label_of(row) is not None]
+    return sum(known) / (len(known) + 5.0)
+
+
+def surprise(log: Sequence[Row], row: Row) -> float:
+    if not is_rated(row) and label_of(row) is None:
+        return 0.0
+    return deviation(log, row) - user_mean(log, ordered(r for r in log if r.user == row.user), row.time)
 
 
 @settings(max_examples=60)
@@ -161,8 +197,10 @@ def test_click_features_are_what_their_names_say(log: list[Row], questions: list
     for got, (item, t) in zip(dense, questions, strict=True):
         expected = user_by_hand(log, mine, t) | pair_by_hand(log, mine, item, t)
         found = dict(zip(click_feature_names(RECIPE), got.tolist(), strict=True))
-        assert list(found) == list(expected)
-        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=2e-5, atol=2e-6)
+        assert list(found)[: len(expected)] == list(expected)
+        known = list(found.values())[: len(expected)]
+        np.testing.assert_allclose(known, list(expected.values()), rtol=2e-5, atol=5e-6)
+        assert list(found)[len(expected) :] == list(NEIGHBOUR_FEATURES)  # tests/features/test_neighbour_features.py
 
 
 @settings(max_examples=40)
@@ -187,6 +225,7 @@ def test_token_values_are_what_their_names_say(log: list[Row]) -> None:
         gap = (row.time - mine[n - 1].time) / DAY_US if n else 0.0
         expected = {
             "residual": residual(log, row),
+            "surprise": surprise(log, row),
             "has_label": float(label_of(row) is not None),
             "log_amount": math.log1p(spend(row)) / 3,
             "log_gap_days": math.log1p(gap) / 3,
@@ -224,4 +263,4 @@ def test_a_user_and_a_log_without_events_have_features_too() -> None:
     assert dense[1, column["item_like_rate"]] == 0.5
     np.testing.assert_allclose(dense[:, column["user_log_days_since_active"]], math.log1p(NEVER), rtol=1e-6)
     assert nothing.click(EMPTY, np.empty(0, np.int32), times[:0]).shape == (0, dense.shape[1])
-    assert len(PAIR_FEATURES) + len(user_feature_names((3, 14))) == dense.shape[1]
+    assert len(PAIR_FEATURES) + len(NEIGHBOUR_FEATURES) + len(user_feature_names((3, 14))) == dense.shape[1]

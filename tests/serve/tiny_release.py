@@ -19,7 +19,7 @@ from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.model.files import ITEM_VECTORS, Description, save_weights
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
-from clm_ray.schema import ITEM_STATISTICS, ITEMS, USERS
+from clm_ray.schema import ITEM_STATISTICS, ITEMS, NEIGHBOURS, USERS
 
 ITEM_IDS = ("", *(f"i{n:02d}" for n in range(1, 13)))
 WIDTH = 8
@@ -86,8 +86,8 @@ def _tables(folder: Path) -> None:
     counts = rows.astype(np.float64)
     day = np.full(len(rows), 17_000, np.int32)
     statistics = ItemStatistics.from_daily(rows, day, 2 * counts, counts, counts)
-    columns = (statistics.item_K, statistics.day_K, statistics.events_K, statistics.positives_K, statistics.total_K)
-    pq.write_table(pa.table(list(columns), schema=ITEM_STATISTICS), folder / "item_statistics.parquet")
+    pq.write_table(pa.table(statistics.columns(), schema=ITEM_STATISTICS), folder / "item_statistics.parquet")
+    pq.write_table(NEIGHBOURS.empty_table(), folder / "neighbours.parquet")
 
 
 def _table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:

@@ -21,7 +21,7 @@ from clm_ray.errors import ReleaseError
 from clm_ray.model.files import TABLES, Description, ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.text import TextTower, load_pretrained
-from clm_ray.schema import ITEM_STATISTICS
+from clm_ray.schema import ITEM_STATISTICS, NEIGHBOURS
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.setup import Assembled, Prepared
 
@@ -56,10 +56,8 @@ def _write_tables(dataset: Path, shop: SmallShop) -> None:
         "numeric": pa.array([list(n.items()) for _, n in shop.columns.values()], pa.map_(pa.string(), pa.float64())),
     }
     pq.write_table(pa.table(users), dataset / "users.parquet")
-    dated = ("item_K", "day_K", "events_K", "positives_K", "total_K")
-    pq.write_table(
-        pa.table([getattr(statistics, n) for n in dated], schema=ITEM_STATISTICS), dataset / "item_statistics.parquet"
-    )
+    pq.write_table(pa.table(statistics.columns(), schema=ITEM_STATISTICS), dataset / "item_statistics.parquet")
+    pq.write_table(NEIGHBOURS.empty_table(), dataset / "neighbours.parquet")
     (dataset / "features.json").write_text(json.dumps(shop.spec.to_dict()))
     (dataset / "recipe.yaml").write_text("not the one that counts")
 
