@@ -18,6 +18,7 @@ from clm_ray.train.engine import settings
 from clm_ray.train.loop import train_worker
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
+from clm_ray.train.tracking import check_tracking, wandb_mode
 
 Say = Callable[[str], None]
 
@@ -69,6 +70,7 @@ def _check(recipe: Recipe, dataset: Path) -> None:
     """Raise here what the workers would refuse: they would be started again and again for it."""
     open_dataset(dataset, recipe)
     settings(recipe.train)
+    check_tracking(recipe.train)
     if recipe.model.use_text:
         check_encoder(recipe.model.encoder)
 
@@ -99,6 +101,7 @@ def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
             "dataset": str(dataset),
             "model_folder": str(run / "model"),
             "git": git_revision(),
+            "wandb_mode": wandb_mode() if "wandb" in recipe.train.tracking else "offline",
         },
         torch_config=TorchConfig(backend="nccl" if recipe.train.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=recipe.train.num_workers, use_gpu=recipe.train.use_gpu),
