@@ -131,7 +131,11 @@ class WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def close(self, *, failed: bool) -> None:
+        import wandb
+
         self._run.finish(exit_code=int(failed))
+        # finish() may return before W&B's own process has written the file; this waits for its end.
+        wandb.teardown()
 
 
 def wandb_mode() -> str:
