@@ -273,7 +273,8 @@ class Worker:
                 state = {**asdict(self.progress), "last_trained": self.maker.last_trained.tolist()}
                 (Path(folder) / STATE).write_text(json.dumps(state), encoding="utf-8")
             ray.train.report(
-                {**metrics, "epoch": self.progress.epoch}, checkpoint=ray.train.Checkpoint.from_directory(folder)
+                {**metrics, "epoch": self.progress.epoch, "best": self.progress.best},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
             )
 
     def _resume(self) -> None:
