@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from clm_ray.errors import ConfigError, TrainError
 from clm_ray.features.history import EMPTY
+from clm_ray.model.explain import TextModel, explain_text
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.items import ItemTable
@@ -78,6 +79,16 @@ def test_training_moves_the_encoder_and_the_served_item_vectors_come_from_it(tra
     served = np.load(release / "item_vectors.npy")
     np.testing.assert_allclose(_item_vectors(release, _tower(release, state)), served, atol=1e-4)
     assert np.abs(_item_vectors(release, _tower(release, None)) - served).max() > 1e-2
+
+
+def test_a_release_can_tell_what_each_word_adds(trained_shop: Shop) -> None:
+    release = _release(trained_shop)
+    scorer, request = Scorer.open(release), UserRequest("c001", EMPTY, 1_706_000_000_000_000)
+    told = explain_text(scorer, TextModel.open(release), request, item=3)
+    (served,) = scorer.click_logits(scorer.states([request]), [np.array([3], np.int32)])
+    assert told.logit == pytest.approx(float(served[0]), abs=1e-4)
+    assert abs(told.error) < 0.01 * abs(told.logit - told.baseline)
+    assert max(abs(token.logit) for token in told.tokens) > 1e-3
 
 
 def test_an_epoch_is_accounted_for(trained_shop: Shop) -> None:
