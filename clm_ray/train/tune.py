@@ -167,6 +167,13 @@ def _check(recipe: Recipe, dataset: Path, *, space: Space) -> None:
         raise ConfigError(
             "the package optuna is not installed", field="tune", value="optuna", fix="pip install 'clm-ray[tune]'"
         )
+    if recipe.split.refit:
+        raise ConfigError(
+            "there is no validation to compare trials by",
+            field="split.refit",
+            value=True,
+            fix="search on a dataset prepared without it, then train the best recipe with it",
+        )
     checked: set[str] = set()
     for values in ({}, *space.samples()):
         changed = with_values(recipe, values)

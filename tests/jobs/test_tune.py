@@ -121,6 +121,13 @@ def test_a_missing_package_is_told_before_anything_starts(
     assert not search.folder.exists()
 
 
+def test_a_search_without_validation_is_refused(searched: Search) -> None:
+    refit = Search(searched.shop.change("split.refit=true"), searched.space, "refit")
+    with pytest.raises(ConfigError, match="no validation"):
+        tune.main(refit.arguments())
+    assert not refit.folder.exists()
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_an_interrupted_search_goes_on_with_the_same_command(
