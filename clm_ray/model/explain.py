@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clm_ray.errors import RequestError
+from clm_ray.errors import ConfigError, RequestError
 from clm_ray.features.history import History
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest, UserState
@@ -148,10 +148,14 @@ def explain_text(
 ) -> TextExplanation:
     """Contribution of each token of the text of item row `item` to its logit. `steps`: points of the integration.
 
-    Raises RequestError for an item that is not in the catalogue.
+    Raises RequestError for an item that is not in the catalogue, ConfigError where captum is not installed.
     """
-    from captum.attr import IntegratedGradients
-
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise ConfigError(
+            "the package captum is not installed", field="explain", value="captum", fix="pip install 'clm-ray[explain]'"
+        ) from error
     _check_item(scorer, item)
     (state,) = scorer.states([request])
     words = text.items.texts[text.items.text_I[item]]

@@ -74,7 +74,7 @@ def tune(
     A finished search is returned as it is; an interrupted one goes on, where trials that were running resume from their last
     checkpoint; `fresh` starts over.
     Raises ConfigError, AssetError and TrainError as `train` does, before any trial; ConfigError where the folder holds another search;
-    TrainError where no trial has a result; KeyboardInterrupt after Ctrl-C, when the state is safe.
+    TrainError where no trial has a result.
     """
     dataset = workspace.current("datasets")
     what = _description(recipe, dataset, space=space, trials=trials)
@@ -187,8 +187,8 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials
     """Run all trials that are not done yet; names of all."""
     from ray import tune as ray_tune
 
-    # Tune's newer output prints a box whatever its verbosity.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune's newer output prints a box whatever its verbosity; and with its own handler Ctrl-C looks like the end of all trials.
+    os.environ.update({"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1"})
     about = {"recipe": recipe.model_dump(mode="json"), "dataset": str(dataset), "folder": str(folder)}
     # A trial's work is done by the workers it starts. It may ask for no CPU of its own, which they would lack; but for something.
     trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, about=about), {"memory": 1})
@@ -198,10 +198,7 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials
         tuner = ray_tune.Tuner.restore(state, trainable=trainable)
     else:
         tuner = _tuner(trainable, recipe, folder, space=space, trials=trials)
-    results = tuner.fit()
-    if results.num_terminated + results.num_errors < trials:
-        raise KeyboardInterrupt
-    return [Path(result.path).name for result in results]
+    return [Path(result.path).name for result in tuner.fit()]
 
 
 def _tuner(trainable: Any, recipe: Recipe, folder: Path, *, space: Space, trials: int) -> Any:

@@ -138,7 +138,9 @@ def test_an_interrupted_search_goes_on_with_the_same_command(
     search = Search(shop, _space(tmp_path, {"train.log_every": [5, 6]}))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py"), *search.arguments()]
-    driver = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, preexec_fn=_as_in_a_terminal
+    )
     first, second = _first_done_and_second_begun(search, driver)
     done = search.folder / "runs" / first / DONE
     before = done.stat().st_mtime_ns
@@ -152,6 +154,11 @@ def test_an_interrupted_search_goes_on_with_the_same_command(
     assert trials.keys() == {first, second}
     assert [trials[n].state for n in (first, second)] == ["finished", "finished"]
     assert trials[first].score == pytest.approx(trials[second].score, abs=1e-3)
+
+
+def _as_in_a_terminal() -> None:
+    """A shell's background jobs are deaf to Ctrl-C, and so is whatever they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _first_done_and_second_begun(search: Search, driver: subprocess.Popen[bytes]) -> tuple[str, str]:

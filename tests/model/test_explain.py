@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from small_shop import LOOKS, SmallShop, make_shop
 from tiny_bert import LAYERS, write_tiny_bert
 
 from clm_ray.config.model import EncoderConfig
-from clm_ray.errors import RequestError
+from clm_ray.errors import ConfigError, RequestError
 from clm_ray.features.history import EMPTY, History
 from clm_ray.model.calibration import Calibration
 from clm_ray.model.explain import TextModel, explain_events, explain_text, whole
@@ -139,6 +140,12 @@ def test_an_item_that_is_not_there_is_refused(world: World, item: int) -> None:
         with pytest.raises(RequestError, match="catalogue") as caught:
             ask()
         assert caught.value.value == item
+
+
+def test_a_missing_package_is_told_with_the_way_to_get_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ConfigError, match=r"clm-ray\[explain\]"):
+        explain_text(world.scorer, world.text, _request(world), item=ITEM)
 
 
 @pytest.mark.parametrize("user", ["u1", "u2"])
