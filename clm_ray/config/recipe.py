@@ -126,8 +126,10 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def training_digest(self) -> str:
-        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store)."""
-        text = json.dumps(self.model_dump(mode="json", exclude={*_LATER}), sort_keys=True)
+        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store), less where
+        its curves go."""
+        later: dict[str, Any] = {**dict.fromkeys(_LATER, True), "train": {"tracking"}}
+        text = json.dumps(self.model_dump(mode="json", exclude=later), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def served_by(self, other: Recipe) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clm_ray.config.section import Section
 
@@ -52,8 +52,18 @@ class TrainConfig(Section):
     patience: int = Field(default=2, ge=1)
     """Epochs without improvement before training stops."""
     log_every: int = Field(default=20, ge=1)
-    """Steps between progress lines."""
+    """Steps between progress lines, and between the points of the curves."""
+    tracking: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where a run's curves go, in `tracking/` of its folder: TensorBoard, Weights & Biases (offline unless WANDB_MODE says otherwise),
+    both; []: nowhere. No model depends on it."""
     seed: int = 0
     """Seed of initial weights, order, dropout and draws."""
     max_failures: int = Field(default=2, ge=0)
     """Worker failures from which the run resumes by itself."""
+
+    @field_validator("tracking")
+    @classmethod
+    def _each_once(cls, tracking: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(tracking)) < len(tracking):
+            raise ValueError(f"names one place twice: {list(tracking)}")
+        return tracking

@@ -160,22 +160,36 @@ class Scorer:
     @torch.inference_mode()
     def click(self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Probability of a positive answer to each candidate row, per user."""
-        return [self._click_one(state, rows) for state, rows in zip(states, items, strict=True)]
+        return [torch.sigmoid(self._click_one(state, rows)).numpy() for state, rows in zip(states, items, strict=True)]
 
-    def _click_one(self, state: UserState, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        time = np.full(len(rows), state.time, np.int64)
-        dense = torch.from_numpy(self.spec.click.apply(self.source.click(state.history, rows, time)))
-        token = torch.from_numpy(state.token_TD)[None]
-        profile = torch.from_numpy(state.profile_D)
-        last = state.token_TD.shape[0] - 1
+    @torch.inference_mode()
+    def click_logits(
+        self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float32]]:
+        """Calibrated logit of `click`'s probabilities, per user."""
+        return [self._click_one(state, rows).numpy() for state, rows in zip(states, items, strict=True)]
+
+    def _click_one(self, state: UserState, rows: NDArray[np.int32]) -> Tensor:
+        dense = self.click_features(state, rows)
         parts = []
         for first in range(0, len(rows), _PAIRS_PER_PASS):
             cut = slice(first, first + _PAIRS_PER_PASS)
-            target = self._item_ID[torch.from_numpy(rows[cut].astype(np.int64))][None]
-            pos = torch.full((1, target.shape[1]), last)
-            logit = self.network.click_logits(token, profile.expand(target.shape), pos, target, dense[cut][None])
-            parts.append(torch.sigmoid(self.calibration.slope * logit[0] + self.calibration.intercept))
-        return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
+            target = self._item_ID[torch.from_numpy(rows[cut].astype(np.int64))]
+            parts.append(self.logits_of(state, target, dense[cut]))
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def click_features(self, state: UserState, rows: NDArray[np.int32]) -> Tensor:
+        """[C, S]: the dense features that the click head gets with each candidate."""
+        time = np.full(len(rows), state.time, np.int64)
+        return torch.from_numpy(self.spec.click.apply(self.source.click(state.history, rows, time)))
+
+    def logits_of(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Tensor:
+        """Calibrated click logits [C] of item vectors, whether of the catalogue or not. Differentiable in both."""
+        token = torch.from_numpy(state.token_TD)[None]
+        pos = torch.full((1, len(target_CD)), state.token_TD.shape[0] - 1)
+        profile = torch.from_numpy(state.profile_D).expand(target_CD.shape)[None]
+        logit = self.network.click_logits(token, profile, pos, target_CD[None], dense_CS[None])[0]
+        return self.calibration.slope * logit + self.calibration.intercept
 
     @torch.inference_mode()
     def survival(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:

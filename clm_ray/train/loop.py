@@ -29,6 +29,7 @@ from clm_ray.train.narrate import tell
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
+from clm_ray.train.tracking import Tracker, tracking
 from clm_ray.train.validate import Validation, score_of, validate
 from clm_ray.train.windows import WindowSet, training_windows
 
@@ -48,11 +49,17 @@ class Progress:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Entry point of a Ray Train worker. `config`: dataset, model_folder, recipe, git."""
+    """Entry point of a Ray Train worker. `config`: dataset, model_folder, recipe, git, wandb_mode."""
     recipe = recipe_from(config["recipe"])
     if not recipe.train.use_gpu:
         torch.set_num_threads(recipe.train.threads_per_worker)
-    Worker.start(recipe, Path(config["dataset"]), Path(config["model_folder"]), git=config["git"]).run()
+    folder = Path(config["model_folder"])
+    worker = Worker.start(recipe, Path(config["dataset"]), folder, git=config["git"])
+    done, git, mode = worker.progress.epoch * worker.schedule.steps, config["git"], config["wandb_mode"]
+    with tracking(
+        folder.parent, recipe=recipe, git=git, done=done, rank=worker.rank, wandb_mode=mode
+    ) as worker.tracker:
+        worker.run()
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Worker:
     world: int
     device: torch.device
     progress: Progress
+    tracker: Tracker = field(default_factory=Tracker)
 
     @staticmethod
     def start(recipe: Recipe, dataset: Path, model_folder: Path, *, git: str) -> Worker:
@@ -185,6 +193,9 @@ class Worker:
         schedule = self.schedule
         speed = step * schedule.windows_per_step / (time.monotonic() - started)
         left = (schedule.steps - step) * schedule.windows_per_step / speed
+        rates = {group["name"]: group["lr"] for group in self.engine.optimizer.param_groups}
+        means = dict(zip(("click", "retention", "retrieval"), losses.tolist(), strict=True))
+        self.tracker.steps(means, rates=rates, speed=speed, step=epoch * schedule.steps + step)
         tell(
             self.model_folder.parent,
             f"epoch {epoch + 1}/{schedule.epochs} step {step}/{schedule.steps}  "
@@ -234,6 +245,7 @@ class Worker:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))
             line = f"epoch {progress.epoch}/{self.schedule.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
             tell(self.model_folder.parent, line)
+            self.tracker.validated(metrics, step=progress.epoch * self.schedule.steps)
         if better:
             self._export(validation.calibration)
 
@@ -261,7 +273,8 @@ class Worker:
                 state = {**asdict(self.progress), "last_trained": self.maker.last_trained.tolist()}
                 (Path(folder) / STATE).write_text(json.dumps(state), encoding="utf-8")
             ray.train.report(
-                {**metrics, "epoch": self.progress.epoch}, checkpoint=ray.train.Checkpoint.from_directory(folder)
+                {**metrics, "epoch": self.progress.epoch, "best": self.progress.best},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
             )
 
     def _resume(self) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.train import TrainConfig
@@ -18,6 +19,7 @@ from clm_ray.train.engine import settings
 from clm_ray.train.loop import train_worker
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
+from clm_ray.train.tracking import check_tracking, wandb_mode
 
 Say = Callable[[str], None]
 
@@ -56,19 +58,19 @@ def train(
     run = workspace.runs / (name or run_name(recipe, dataset))
     if (run / DONE).is_file() and not fresh:
         return run
-    _check(recipe, dataset)
+    check(recipe, dataset)
     _say_what_is_missing(recipe.train, say=say)
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
-    _fit(recipe, dataset, run, say=say)
-    (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")
+    fit(recipe, dataset, run, say=say)
     return run
 
 
-def _check(recipe: Recipe, dataset: Path) -> None:
+def check(recipe: Recipe, dataset: Path) -> None:
     """Raise here what the workers would refuse: they would be started again and again for it."""
     open_dataset(dataset, recipe)
     settings(recipe.train)
+    check_tracking(recipe.train)
     if recipe.model.use_text:
         check_encoder(recipe.model.encoder)
 
@@ -88,7 +90,11 @@ def _say_what_is_missing(config: TrainConfig, *, say: Say) -> None:
         )
 
 
-def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
+def fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say, callbacks: tuple[Any, ...] = ()) -> None:
+    """Run the workers until the run is finished, from its last checkpoint if there is one. `callbacks`: Ray Train's.
+
+    Raises TrainError where the workers failed more often than train.max_failures.
+    """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -99,6 +105,7 @@ def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
             "dataset": str(dataset),
             "model_folder": str(run / "model"),
             "git": git_revision(),
+            "wandb_mode": wandb_mode() if "wandb" in recipe.train.tracking else "offline",
         },
         torch_config=TorchConfig(backend="nccl" if recipe.train.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=recipe.train.num_workers, use_gpu=recipe.train.use_gpu),
@@ -107,6 +114,7 @@ def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
             storage_path=str(run.parent),
             failure_config=FailureConfig(max_failures=recipe.train.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -120,3 +128,4 @@ def _fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say) -> None:
             value=run.name,
             fix="see the traceback above; the same command resumes from the last checkpoint",
         ) from cause
+    (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")

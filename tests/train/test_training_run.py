@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shop_loop import Shop
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from clm_ray.errors import TrainError
+from clm_ray.errors import ConfigError, TrainError
 from clm_ray.features.history import EMPTY
+from clm_ray.model.explain import TextModel, explain_text
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.items import ItemTable
 from clm_ray.model.text import TextTower, tokenize
 from clm_ray.train.narrate import PROGRESS
-from clm_ray.train.run import DONE, train
+from clm_ray.train.run import DONE, git_revision, train
+from clm_ray.train.tracking import TRACKING
 from jobs import prepare
 from jobs import train as train_job
 
@@ -77,6 +81,16 @@ def test_training_moves_the_encoder_and_the_served_item_vectors_come_from_it(tra
     assert np.abs(_item_vectors(release, _tower(release, None)) - served).max() > 1e-2
 
 
+def test_a_release_can_tell_what_each_word_adds(trained_shop: Shop) -> None:
+    release = _release(trained_shop)
+    scorer, request = Scorer.open(release), UserRequest("c001", EMPTY, 1_706_000_000_000_000)
+    told = explain_text(scorer, TextModel.open(release), request, item=3)
+    (served,) = scorer.click_logits(scorer.states([request]), [np.array([3], np.int32)])
+    assert told.logit == pytest.approx(float(served[0]), abs=1e-4)
+    assert abs(told.error) < 0.01 * abs(told.logit - told.baseline)
+    assert max(abs(token.logit) for token in told.tokens) > 1e-3
+
+
 def test_an_epoch_is_accounted_for(trained_shop: Shop) -> None:
     history = json.loads((trained_shop.run_folder / "model" / "training.json").read_text())
     assert [epoch["epoch"] for epoch in history["epochs"]] == [1, 2]
@@ -88,6 +102,31 @@ def test_an_epoch_is_accounted_for(trained_shop: Shop) -> None:
     lines = (trained_shop.run_folder / PROGRESS).read_text().splitlines()
     assert sum("step" in line for line in lines) > 10
     assert [line.split(" done")[0] for line in lines if " done in " in line] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_the_curves_of_a_run_are_those_of_its_epochs(trained_shop: Shop) -> None:
+    history = json.loads((trained_shop.run_folder / "model" / "training.json").read_text())
+    events = EventAccumulator(str(trained_shop.run_folder / TRACKING))
+    events.Reload()
+    valid = events.Scalars("valid/click_auc")
+    assert [point.value for point in valid] == pytest.approx([epoch["click_auc"] for epoch in history["epochs"]])
+    steps = valid[0].step
+    assert [point.step for point in valid] == [steps, 2 * steps]
+    losses = events.Scalars("train/click_loss")
+    every = trained_shop.recipe.train.log_every
+    assert [p.step for p in losses] == [e * steps + s for e in (0, 1) for s in range(every, steps + 1, every)]
+    assert max(point.value for point in events.Scalars("rate/network")) == pytest.approx(
+        trained_shop.recipe.train.learning_rate, rel=0.05
+    )
+    assert events.Tensors("git/text_summary")[0].tensor_proto.string_val[0].decode() == git_revision()
+
+
+def test_a_run_that_could_not_be_tracked_is_not_begun(trained_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    asked = trained_shop.change("train.tracking=[wandb]")
+    with pytest.raises(ConfigError, match=r"clm-ray\[wandb\]"):
+        train(asked.recipe, asked.workspace, name="untracked")
+    assert not (asked.workspace.runs / "untracked").exists()
 
 
 def test_the_same_command_on_a_finished_run_does_nothing(
@@ -168,7 +207,7 @@ def shop_without_retention(ray_session: None, shop_recipe: Shop, tmp_path_factor
     """Trained so slowly that no epoch is better than the first; one step per epoch, and at least four."""
     off = ("retention.enabled=false", "retention.reason_off=a test")
     slow = ("train.epochs=6", "train.patience=2", "train.learning_rate=1e-12", "train.encoder_learning_rate=1e-12")
-    more = ("train.windows_per_step=500", "train.min_steps=4")
+    more = ("train.windows_per_step=500", "train.min_steps=4", "train.tracking=[wandb]")
     shop = shop_recipe.change(*off, *slow, *more, root=tmp_path_factory.mktemp("no_retention"))
     return shop.run(prepare.main, train_job.main)
 
@@ -179,6 +218,13 @@ def test_a_log_that_supports_no_retention_claim_can_be_trained_on(shop_without_r
     assert scorer.survival(states) is None
     (probability,) = scorer.click(states, [np.array([1, 2], np.int32)])
     assert ((probability > 0) & (probability < 1)).all()
+
+
+def test_a_worker_can_track_with_weights_and_biases(shop_without_retention: Shop) -> None:
+    (file,) = (shop_without_retention.run_folder / TRACKING).glob("wandb/offline-run-*/*.wandb")
+    assert file.name == f"run-{shop_without_retention.run_folder.name}.wandb"
+    assert b"valid/click_auc" in file.read_bytes()
+    assert not list((shop_without_retention.run_folder / TRACKING).rglob("events.out.*"))
 
 
 def test_training_stops_when_no_epoch_is_better_and_has_its_steps_and_keeps_the_best(
