@@ -71,8 +71,8 @@ class ItemStatistics:
             for v in cumulative:
                 np.cumsum(v[start:stop], out=v[start:stop])
         events, positives, total, ratings, rating_total = cumulative
-        counts = (c.astype(np.float32) for c in (events, positives))
-        return ItemStatistics(item, day, *counts, total, ratings.astype(np.float32), rating_total)
+        single = [c.astype(np.float32) for c in (events, positives, ratings)]
+        return ItemStatistics(item, day, single[0], single[1], total, single[2], rating_total)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns of schema.ITEM_STATISTICS."""
