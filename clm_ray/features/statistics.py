@@ -56,8 +56,8 @@ class ItemStatistics:
     ) -> ItemStatistics:
         """Accumulate daily sums (any order, items ≥ 1) and add the totals as row 0. No ratings: all 0."""
         none = np.zeros(len(item))
-        sums = (events, positives, total, none if ratings is None else ratings)
-        sums = (*sums, none if rating_total is None else rating_total)
+        rated = (none if ratings is None else ratings, none if rating_total is None else rating_total)
+        sums = (events, positives, total, *rated)
         days, where = np.unique(day, return_inverse=True)
         item = np.concatenate([np.zeros(len(days), np.int32), item])
         values = [np.concatenate([np.bincount(where, v, minlength=len(days)), v.astype(np.float64)]) for v in sums]
