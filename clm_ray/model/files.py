@@ -26,10 +26,12 @@ from clm_ray.features.statistics import ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
+from clm_ray.model.text import TextTower
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 ITEM_VECTORS = "item_vectors.npy"
+ENCODER = "encoder"
 TABLES = ("items.parquet", "users.parquet", "item_statistics.parquet", "features.json", "recipe.yaml")
 """Files taken over from the dataset as they are."""
 
@@ -113,10 +115,27 @@ class ModelFolder:
     def network(self) -> Network:
         """The network with its trained weights, in eval mode."""
         network = Network(self.description().sizes, self.recipe().model)
-        state = load_file(self.folder / WEIGHTS)
-        prefix = "network."
-        network.load_state_dict({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+        network.load_state_dict(self._weights("network."))
         return network.eval()
+
+    def text_tower(self) -> tuple[TextTower, Any]:
+        """(text tower with its trained weights, in eval mode; tokenizer): what new items are encoded with.
+
+        Raises ReleaseError where the model was trained without text.
+        """
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        if not (self.folder / ENCODER).is_dir():
+            raise ReleaseError("the model has no text tower", field="model", value=str(self.folder / ENCODER))
+        config = self.recipe().model.encoder
+        encoder = AutoModel.from_config(AutoConfig.from_pretrained(self.folder / ENCODER))
+        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling)
+        tower.load_state_dict(self._weights("tower."))
+        return tower.eval(), AutoTokenizer.from_pretrained(self.folder / ENCODER)
+
+    def _weights(self, prefix: str) -> dict[str, torch.Tensor]:
+        state = load_file(self.folder / WEIGHTS)
+        return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def columns_of(table: pa.Table, name: str) -> list[dict[str, Any]]:

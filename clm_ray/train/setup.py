@@ -99,7 +99,7 @@ def assemble(prepared: Prepared) -> Assembled:
     tower = None
     if encoder is not None:
         config = recipe.model.encoder
-        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling)
+        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling, lora=config.lora)
     sizes = Sizes(
         width=recipe.model.width,
         layers=recipe.model.layers,
