@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clm_ray.config.section import Section
 
@@ -52,10 +52,19 @@ class EncoderConfig(Section):
         return self
 
 
+Interaction = Literal["attention", "linear", "fm", "nfm", "neumf", "dcn"]
+
+
 class ModelConfig(Section):
     """Sizes and regularisation."""
 
     encoder: EncoderConfig = EncoderConfig()
+    interactions: tuple[Interaction, ...] = Field(default=("attention",), min_length=1)
+    """How user, item and features meet in the click logit, which is the sum of the chosen ones (model/interactions.py): target-aware
+    `attention` with products and an MLP; `linear` in the item vector (logistic regression on the encoder's vectors); factorisation
+    machines `fm` and, with an MLP, `nfm`; `neumf`; cross layers `dcn`. A linear path from the features is always there."""
+    cross_layers: int = Field(default=2, ge=1)
+    """Layers of the interaction `dcn`."""
     width: int = Field(default=48, ge=4)
     """Width of item vectors and of the user tower."""
     layers: int = Field(default=1, ge=1)
@@ -76,6 +85,13 @@ class ModelConfig(Section):
     """Off: no text tower (ablation)."""
     use_ids: bool = True
     """Off: no identifier embeddings (ablation)."""
+
+    @field_validator("interactions")
+    @classmethod
+    def _once_each(cls, interactions: tuple[Interaction, ...]) -> tuple[Interaction, ...]:
+        if len(set(interactions)) < len(interactions):
+            raise ValueError("each interaction once")
+        return interactions
 
     @model_validator(mode="after")
     def _divides(self) -> ModelConfig:

@@ -45,11 +45,10 @@ class BertFamily(Family):
         super().__init__()
         self.embeddings = encoder.embeddings
         self.project = getattr(encoder, "embeddings_project", nn.Identity())
-        self.pad = encoder.config.pad_token_id or 0
 
     def embed(self, ids_XS: Tensor, mask_XS: Tensor) -> Tensor:
-        """RoBERTa counts positions over what is not the padding token, from its number on: so padding must be that token."""
-        states: Tensor = self.project(self.embeddings(input_ids=ids_XS.masked_fill(~mask_XS, self.pad)))
+        """Words, positions and the first token type. (RoBERTa's embeddings count positions from the padding token's number on.)"""
+        states: Tensor = self.project(self.embeddings(input_ids=ids_XS))
         return states
 
     def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
@@ -174,8 +173,7 @@ class XLNetFamily(Family):
     def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]; the layers themselves have the texts in the second dimension."""
         states_SXH, tokens = states_XSH.transpose(0, 1).contiguous(), mask_XS.shape[1]
-        itself = torch.eye(tokens, dtype=torch.bool, device=mask_XS.device)
-        hidden = (~mask_XS.T)[None, :, :, None] & ~itself[:, :, None, None]
+        hidden = (~mask_XS.T)[None, :, :, None]
         index_S = torch.arange(tokens, device=mask_XS.device)
         is_class = index_S[:, None] == mask_XS.sum(1)[None, :] - 1
         segments = F.one_hot((is_class[:, None] != is_class[None, :]).long(), 2).to(states_SXH.dtype)

@@ -32,7 +32,6 @@ def adapt(layers: nn.ModuleList, config: LoraConfig, *, default: tuple[str, ...]
             field="model.encoder.lora",
             fix="pip install 'clm-ray[lora]', or set model.encoder.lora=null",
         ) from error
-    layers.requires_grad_(False)
     targets = list(config.targets or default)
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets)
     try:

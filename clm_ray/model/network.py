@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clm_ray.config.model import ModelConfig
+from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
 from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
 
 
@@ -87,14 +88,20 @@ class Network(nn.Module):
             for reach in layer_reaches(sizes.reach, layers=sizes.layers)
         )
         self.user_norm = nn.LayerNorm(d)
-        self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach)
-        self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
+        chosen = config.interactions
+        attends = bool({*chosen} & ATTENDING)
+        self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach) if attends else None
+        self.click = None
+        if "attention" in chosen:
+            self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
         self.click_linear = nn.Linear(sizes.click_features, 1)
         self.retention = mlp(d + sizes.retention_features, sizes.hidden, sizes.bins, dropout=config.dropout)
         self.retention_linear = nn.Linear(sizes.retention_features, sizes.bins)
         self.retrieval = nn.Linear(d, d)
         self.log_temperature = nn.Parameter(torch.zeros(1))  # DeepSpeed broadcasts no zero-dimensional tensor
         self._initialise()
+        shape = Shape(d, sizes.click_features, sizes.hidden, config.dropout, config.cross_layers)
+        self.crosses = nn.ModuleDict({name: CROSSES[name](shape) for name in chosen if name in CROSSES})
 
     def _initialise(self) -> None:
         for embedding in (self.identifier, self.category, self.event, self.user_category):
@@ -139,13 +146,21 @@ class Network(nn.Module):
         self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
     ) -> Tensor:
         """float32 [B, Q]: logit of a positive answer to each target, given the profile at its position."""
-        bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
-        attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
+        attended = torch.zeros_like(target_BQD)
+        if self.interaction is not None:
+            bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
+            attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
         with exact(token_BTD):
-            target, state, attended = target_BQD.float(), state_BQD.float(), attended.float()
+            target, state = target_BQD.float(), state_BQD.float()
+            columns = token_BTD[:, :1].float().expand_as(target)
             score = self.retrieval_scores(state, target)
-            joined = [target, state, target * state, attended, target * attended, score, dense_BQS]
-            return (self.click(torch.cat(joined, dim=-1)) + self.click_linear(dense_BQS)).squeeze(-1)
+            fields = Fields(state, target, attended.float(), columns, score, dense_BQS)
+            logit: Tensor = self.click_linear(dense_BQS)
+            if self.click is not None:
+                logit = self.click(products(fields)) + logit
+            for cross in self.crosses.values():
+                logit = logit + cross(fields)
+            return logit.squeeze(-1)
 
     def retrieval_scores(self, state_BQD: Tensor, item_BQD: Tensor) -> Tensor:
         """[B, Q, 1]: score of each item for the profile beside it."""
