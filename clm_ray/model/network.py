@@ -1,7 +1,7 @@
 """The network: item vectors, user tower, interaction, heads. One pass per user window, one vector per distinct item.
 
 Shape letters: B windows, T tokens (start token at 0, context event n at n + 1), Q targets, R references, U distinct items,
-X texts, D width, H text width, V values per token, S dense features, J hazard bins.
+X texts, M width of the items' further vectors, D width, H text width, V values per token, S dense features, J hazard bins.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Sizes:
     click_features: int
     retention_features: int
     bins: int
+    vector_width: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -46,12 +47,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class ItemInputs:
-    """Distinct items of a batch: row of the text vector, identifier slot, categories (ragged, for an embedding bag)."""
+    """Distinct items of a batch: row of the text vector, identifier slot, categories (ragged, for an embedding bag), and
+    a further vector (of an image, for example) where `has_vector_U`.
+    """
 
     text_U: Tensor
     slot_U: Tensor
     category: Tensor
     category_start_U: Tensor
+    vector_UM: Tensor
+    has_vector_U: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,33 @@ class UserInputs:
     user_category: Tensor
     user_category_start_B: Tensor
     user_number_B: Tensor
+
+
+class ItemVector(nn.Module):
+    """Vectors that items bring along, standardised (with buffers, so that a new item's are too) and projected; a learned vector stands
+    for those that are missing.
+    """
+
+    mean_M: Tensor
+    spread_M: Tensor
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_M", torch.zeros(inputs))
+        self.register_buffer("spread_M", torch.ones(inputs))
+        self.project = nn.Linear(inputs, width)
+        self.missing = nn.Parameter(torch.zeros(width))
+
+    @torch.no_grad()
+    def fit(self, mean_M: Tensor, spread_M: Tensor) -> None:
+        """Set the scale: mean and spread of the catalogue's vectors."""
+        self.mean_M.copy_(mean_M)
+        self.spread_M.copy_(spread_M)
+
+    def forward(self, vector_UM: Tensor, has_U: Tensor) -> Tensor:
+        """[U, D]."""
+        projected = self.project((vector_UM - self.mean_M) / self.spread_M)
+        return torch.where(has_U.unsqueeze(-1), projected, self.missing.to(projected.dtype))
 
 
 class Network(nn.Module):
@@ -101,6 +133,7 @@ class Network(nn.Module):
         self.log_temperature = nn.Parameter(torch.zeros(1))  # DeepSpeed broadcasts no zero-dimensional tensor
         self._initialise()
         shape = Shape(d, sizes.click_features, sizes.hidden, config.dropout, config.cross_layers)
+        self.vector = ItemVector(sizes.vector_width, d) if sizes.vector_width else None
         self.crosses = nn.ModuleDict({name: CROSSES[name](shape) for name in chosen if name in CROSSES})
 
     def _initialise(self) -> None:
@@ -126,6 +159,8 @@ class Network(nn.Module):
                 keep = torch.rand(len(named), 1, device=named.device) >= self.config.id_dropout
                 named = named * keep
             x = x + named
+        if self.vector is not None:
+            x = x + self.vector(items.vector_UM, items.has_vector_U)
         return self.item_norm(x)
 
     def tokens(self, item_UD: Tensor, users: UserInputs) -> Tensor:

@@ -49,7 +49,14 @@ def _slot_by_slot(network: Network, batch: Batch, encode: Callable[[int], Tensor
         texts = batch.texts.cache_row_X[items.text_U[flat]]
         bags = [categories[u] for u in flat]
         starts = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
-        inputs = ItemInputs(torch.arange(len(flat)), items.slot_U[flat], torch.cat(bags), starts)
+        inputs = ItemInputs(
+            torch.arange(len(flat)),
+            items.slot_U[flat],
+            torch.cat(bags),
+            starts,
+            items.vector_UM[flat],
+            items.has_vector_U[flat],
+        )
         return network.item_vectors(torch.stack([encode(int(t)) for t in texts]), inputs).view(*item.shape, -1)
 
     context_BN = batch.users.item_BN

@@ -122,11 +122,13 @@ def test_cross_layers_are_polynomials_of_their_order() -> None:
         for part in (*network.cross, network.out):
             nn.init.zeros_(part.bias)
 
-        def at(t: int, network: DCN = network) -> float:
+        def at(t: float, network: DCN = network) -> float:
             grown = [t * getattr(fields, n).double() for n in Fields.__dataclass_fields__]
             with torch.no_grad():
                 return float(network(Fields(*grown)))
 
+        first = torch.cat([*fields.vectors(), fields.dense_BQS], dim=-1).double()
+        assert at(1e-8) / 1e-8 == pytest.approx(float(network.out(first).detach()), rel=1e-5)
         values = torch.tensor([at(t) for t in range(layers + 4)], dtype=torch.float64)
         assert values[0] == 0
         assert float(values.diff(n=layers + 2).abs().max()) < 1e-9 < 1e-6 < float(values.diff(n=layers + 1).abs().max())
