@@ -43,9 +43,11 @@ ITEMS = pa.schema(
         pa.field("available_from", TIMESTAMP),
         pa.field("available_until", TIMESTAMP),
         pa.field("flags", pa.list_(pa.string())),
+        pa.field("vectors", pa.list_(pa.float32())),
     ]
 )
-"""The catalogue. Row 0 is the reserved unknown item (empty id); the others are sorted by id."""
+"""The catalogue. Row 0 is the reserved unknown item (empty id); the others are sorted by id. `vectors`: what else is known about an
+item (of its picture, its place in a knowledge graph), of one length throughout; null where an item has none."""
 
 USERS = pa.schema(
     [

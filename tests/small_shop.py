@@ -133,6 +133,7 @@ class SmallShop:
             click_features=len(self.spec.click.chosen),
             retention_features=len(self.spec.retention.chosen),
             bins=len(self.recipe.retention.bin_ends),
+            vector_width=self.items.vectors.vector_IM.shape[1],
         )
         model = Recommender(Network(sizes, self.recipe.model), tower)
         for parameter in model.network.parameters():

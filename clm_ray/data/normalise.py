@@ -103,6 +103,26 @@ def as_lists(column: pa.Array | pa.ChunkedArray, *, name: str, separator: str) -
     return [[text for raw in row if (text := raw.strip())] for row in rows]
 
 
+def as_vectors(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
+    """list<float32>: of lists of numbers, or of texts with numbers between spaces, commas or semicolons, in brackets or not.
+
+    Null where a value is missing, empty, or anything in it is not a finite number.
+    """
+    column = flat(column)
+    if pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
+    if not pa.types.is_list(column.type):
+        texts = pc.utf8_trim(as_text(column, name=name), "[]() \t")
+        column = pc.split_pattern_regex(texts, r"[\s,;]+")
+    values = as_numbers(column.flatten(), name=name).cast(pa.float32(), safe=False)
+    length_N = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    readable = np.isfinite(values.to_numpy(zero_copy_only=False)).astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(length_N)])
+    good = np.concatenate([[0], np.cumsum(readable)])
+    bad_N = (length_N == 0) | (good[start[1:]] - good[start[:-1]] < length_N)
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(bad_N))
+
+
 def decode(column: pa.Array) -> pa.Array:
     """Bytes → strings; null where they are not UTF-8."""
     try:

@@ -1,6 +1,6 @@
-"""Item inputs of the network from the catalogue: text rows, identifier slots, category entries.
+"""Item inputs of the network from the catalogue: text rows, identifier slots, category entries, further vectors.
 
-Shape letters: I item rows, U distinct items of a batch, X distinct texts.
+Shape letters: I item rows, U distinct items of a batch, X distinct texts, M width of the further vectors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -36,6 +37,33 @@ def assign_slots(
 
 
 @dataclass(frozen=True)
+class ItemVectors:
+    """Further vectors of the items, of images for example: vector_IM, 0 where has_I says that an item has none."""
+
+    vector_IM: NDArray[np.float32]
+    has_I: NDArray[np.bool_]
+
+    @staticmethod
+    def of(items: pa.Table) -> ItemVectors:
+        """From a table of ITEMS; of width 0 where no item has one (or, of a dataset from before there were any, no such column)."""
+        given = items.column("vectors").combine_chunks() if "vectors" in items.column_names else pa.nulls(len(items))
+        has_I = given.is_valid().to_numpy(zero_copy_only=False)
+        vector_IM = np.zeros((len(items), len(given[int(has_I.argmax())]) if has_I.any() else 0), np.float32)
+        if vector_IM.shape[1]:
+            vector_IM[has_I] = given.drop_null().flatten().to_numpy().reshape(-1, vector_IM.shape[1])
+        return ItemVectors(vector_IM, has_I)
+
+    def scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(mean_M, spread_M) over the items that have one; spread 1 where all are alike."""
+        given = self.vector_IM[self.has_I].astype(np.float64)
+        if not len(given):
+            return np.zeros(self.vector_IM.shape[1], np.float32), np.ones(self.vector_IM.shape[1], np.float32)
+        mean_M, spread_M = given.mean(0), given.std(0)
+        alike = spread_M <= 1e-6 * (1e-6 + np.abs(mean_M))
+        return mean_M.astype(np.float32), np.where(alike, 1.0, spread_M).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class ItemTable:
     """text_I: row of the distinct text; slot_I: identifier slot; categories as in the catalogue; texts: distinct texts."""
 
@@ -43,13 +71,16 @@ class ItemTable:
     text_I: NDArray[np.int32]
     slot_I: NDArray[np.int32]
     texts: tuple[str, ...]
+    vectors: ItemVectors
 
     @staticmethod
-    def build(catalogue: Catalogue, slot_I: NDArray[np.int32]) -> ItemTable:
-        """Number the distinct texts in order of first appearance."""
+    def build(catalogue: Catalogue, slot_I: NDArray[np.int32], vectors: ItemVectors | None = None) -> ItemTable:
+        """Number the distinct texts in order of first appearance. `vectors` None: no item has one."""
+        if vectors is None:
+            vectors = ItemVectors(np.zeros((len(catalogue), 0), np.float32), np.zeros(len(catalogue), bool))
         row: dict[str, int] = {}
         text_I = np.fromiter((row.setdefault(t, len(row)) for t in catalogue.texts), np.int32, count=len(catalogue))
-        return ItemTable(catalogue, text_I, slot_I, tuple(row))
+        return ItemTable(catalogue, text_I, slot_I, tuple(row), vectors)
 
     def inputs(self, item_U: NDArray[Any], text_row_U: NDArray[Any]) -> ItemInputs:
         """Network inputs of the given rows; `text_row_U` says where their text vector stands in the batch's text table."""
@@ -59,6 +90,8 @@ class ItemTable:
             slot_U=torch.from_numpy(self.slot_I[item_U].astype(np.int64)),
             category=torch.from_numpy(code.astype(np.int64)),
             category_start_U=torch.from_numpy(segment.astype(np.int64)),
+            vector_UM=torch.from_numpy(self.vectors.vector_IM[item_U]),
+            has_vector_U=torch.from_numpy(self.vectors.has_I[item_U]),
         )
 
 

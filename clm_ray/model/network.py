@@ -1,7 +1,7 @@
 """The network: item vectors, user tower, interaction, heads. One pass per user window, one vector per distinct item.
 
 Shape letters: B windows, T tokens (start token at 0, context event n at n + 1), Q targets, R references, U distinct items,
-X texts, D width, H text width, V values per token, S dense features, J hazard bins.
+X texts, M width of the items' further vectors, D width, H text width, V values per token, S dense features, J hazard bins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clm_ray.config.model import ModelConfig
+from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
 from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
 
 
@@ -37,6 +38,7 @@ class Sizes:
     click_features: int
     retention_features: int
     bins: int
+    vector_width: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -45,12 +47,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class ItemInputs:
-    """Distinct items of a batch: row of the text vector, identifier slot, categories (ragged, for an embedding bag)."""
+    """Distinct items of a batch: row of the text vector, identifier slot, categories (ragged, for an embedding bag), and
+    a further vector (of an image, for example) where `has_vector_U`.
+    """
 
     text_U: Tensor
     slot_U: Tensor
     category: Tensor
     category_start_U: Tensor
+    vector_UM: Tensor
+    has_vector_U: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,33 @@ class UserInputs:
     user_category: Tensor
     user_category_start_B: Tensor
     user_number_B: Tensor
+
+
+class ItemVector(nn.Module):
+    """Vectors that items bring along, standardised (with buffers, so that a new item's are too) and projected; a learned vector stands
+    for those that are missing.
+    """
+
+    mean_M: Tensor
+    spread_M: Tensor
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_M", torch.zeros(inputs))
+        self.register_buffer("spread_M", torch.ones(inputs))
+        self.project = nn.Linear(inputs, width)
+        self.missing = nn.Parameter(torch.zeros(width))
+
+    @torch.no_grad()
+    def fit(self, mean_M: Tensor, spread_M: Tensor) -> None:
+        """Set the scale: mean and spread of the catalogue's vectors."""
+        self.mean_M.copy_(mean_M)
+        self.spread_M.copy_(spread_M)
+
+    def forward(self, vector_UM: Tensor, has_U: Tensor) -> Tensor:
+        """[U, D]."""
+        projected = self.project((vector_UM - self.mean_M) / self.spread_M)
+        return torch.where(has_U.unsqueeze(-1), projected, self.missing.to(projected.dtype))
 
 
 class Network(nn.Module):
@@ -87,14 +120,21 @@ class Network(nn.Module):
             for reach in layer_reaches(sizes.reach, layers=sizes.layers)
         )
         self.user_norm = nn.LayerNorm(d)
-        self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach)
-        self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
+        chosen = config.interactions
+        attends = bool({*chosen} & ATTENDING)
+        self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach) if attends else None
+        self.click = None
+        if "attention" in chosen:
+            self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
         self.click_linear = nn.Linear(sizes.click_features, 1)
         self.retention = mlp(d + sizes.retention_features, sizes.hidden, sizes.bins, dropout=config.dropout)
         self.retention_linear = nn.Linear(sizes.retention_features, sizes.bins)
         self.retrieval = nn.Linear(d, d)
         self.log_temperature = nn.Parameter(torch.zeros(1))  # DeepSpeed broadcasts no zero-dimensional tensor
         self._initialise()
+        shape = Shape(d, sizes.click_features, sizes.hidden, config.dropout, config.cross_layers)
+        self.vector = ItemVector(sizes.vector_width, d) if sizes.vector_width else None
+        self.crosses = nn.ModuleDict({name: CROSSES[name](shape) for name in chosen if name in CROSSES})
 
     def _initialise(self) -> None:
         for embedding in (self.identifier, self.category, self.event, self.user_category):
@@ -119,6 +159,8 @@ class Network(nn.Module):
                 keep = torch.rand(len(named), 1, device=named.device) >= self.config.id_dropout
                 named = named * keep
             x = x + named
+        if self.vector is not None:
+            x = x + self.vector(items.vector_UM, items.has_vector_U)
         return self.item_norm(x)
 
     def tokens(self, item_UD: Tensor, users: UserInputs) -> Tensor:
@@ -139,13 +181,21 @@ class Network(nn.Module):
         self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
     ) -> Tensor:
         """float32 [B, Q]: logit of a positive answer to each target, given the profile at its position."""
-        bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
-        attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
+        attended = torch.zeros_like(target_BQD)
+        if self.interaction is not None:
+            bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
+            attended = self.interaction(target_BQD + state_BQD, token_BTD, bias)
         with exact(token_BTD):
-            target, state, attended = target_BQD.float(), state_BQD.float(), attended.float()
+            target, state = target_BQD.float(), state_BQD.float()
+            columns = token_BTD[:, :1].float().expand_as(target)
             score = self.retrieval_scores(state, target)
-            joined = [target, state, target * state, attended, target * attended, score, dense_BQS]
-            return (self.click(torch.cat(joined, dim=-1)) + self.click_linear(dense_BQS)).squeeze(-1)
+            fields = Fields(state, target, attended.float(), columns, score, dense_BQS)
+            logit: Tensor = self.click_linear(dense_BQS)
+            if self.click is not None:
+                logit = self.click(products(fields)) + logit
+            for cross in self.crosses.values():
+                logit = logit + cross(fields)
+            return logit.squeeze(-1)
 
     def retrieval_scores(self, state_BQD: Tensor, item_BQD: Tensor) -> Tensor:
         """[B, Q, 1]: score of each item for the profile beside it."""

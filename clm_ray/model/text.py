@@ -1,4 +1,4 @@
-"""The text tower: any Hugging Face encoder of the BERT family, cut into a frozen lower and a trained upper part.
+"""The text tower: a Hugging Face encoder (`families.py` knows which), cut into a frozen lower and a trained upper part.
 
 The lower part's output of a text never changes, so it is computed once and cached; a step pays for the upper layers only.
 
@@ -21,10 +21,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from clm_ray.config.model import EncoderConfig
+from clm_ray.config.model import EncoderConfig, LoraConfig
 from clm_ray.errors import AssetError, ConfigError
+from clm_ray.model.families import check_family, take_apart
+from clm_ray.model.lora import adapt, merged
 
 PACKAGE = "package:"
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "mpnet")
+"""Model types whose first position is the one after the padding token's number."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,24 @@ def _verify(weights: Path, config: EncoderConfig) -> None:
 
 
 def check_encoder(config: EncoderConfig) -> None:
-    """Raises AssetError as `load_pretrained` does, from the encoder's description alone: quick, and before any work is begun."""
+    """Raises AssetError as `load_pretrained` does, and ConfigError where the tower cannot be made of this encoder, from its
+    description alone: quick, and before any work is begun.
+    """
     from transformers import AutoConfig
 
     with _telling(config):
-        AutoConfig.from_pretrained(encoder_path(config))
+        described = AutoConfig.from_pretrained(encoder_path(config))
+    check_family(described)
+    most = getattr(described, "max_position_embeddings", None) or 0
+    if described.model_type in OFFSET_POSITIONS:
+        most -= described.pad_token_id + 1
+    if 0 < most < config.max_tokens:
+        raise ConfigError(
+            "more tokens than the encoder has positions",
+            field="model.encoder.max_tokens",
+            value=config.max_tokens,
+            fix=f"at most {most}",
+        )
 
 
 def load_pretrained(config: EncoderConfig) -> tuple[nn.Module, Any]:
@@ -124,7 +141,7 @@ def load_pretrained(config: EncoderConfig) -> tuple[nn.Module, Any]:
     with _telling(config):
         path = encoder_path(config)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        return AutoModel.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa"), tokenizer
+        return AutoModel.from_pretrained(path, dtype=torch.float32), tokenizer
 
 
 @contextmanager
@@ -143,44 +160,66 @@ def _telling(config: EncoderConfig) -> Iterator[None]:
 
 
 def tokenize(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> Tokens:
-    """Token ids of every text, cut at `max_tokens`."""
+    """Token ids of every text, cut at `max_tokens`. One token at least: GPT-2's tokenizer, which adds none, leaves nothing of ""."""
     found = tokenizer(list(texts), truncation=True, max_length=max_tokens, add_special_tokens=True)["input_ids"]
+    nothing = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    found = [ids or [nothing] for ids in found]
     start = np.zeros(len(found) + 1, np.int64)
     np.cumsum([len(ids) for ids in found], out=start[1:])
     flat = np.fromiter((i for ids in found for i in ids), np.int32, count=int(start[-1]))
     return Tokens(flat, start)
 
 
-class TextTower(nn.Module):
-    """An encoder whose top `trained_layers` layers are trained; the rest, the embeddings always, is frozen."""
+class AttentionPool(nn.Module):
+    """The mean of the token states, weighted by a learned query (Yang et al., 2016); it begins as the plain mean."""
 
-    def __init__(self, encoder: nn.Module, *, trained_layers: int, pooling: str) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.embeddings: nn.Module = _part(encoder, "embeddings")
-        layers = _layers(encoder)
-        if trained_layers > len(layers):
-            raise ConfigError(
-                "more layers than the encoder has",
-                field="model.encoder.trained_layers",
-                value=trained_layers,
-                fix=f"at most {len(layers)}",
-            )
-        cut = len(layers) - trained_layers
-        self.lower = nn.ModuleList(layers[:cut])
-        self.upper = nn.ModuleList(layers[cut:])
+        self.query = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+        """[X, H]."""
+        score_XS = states_XSH @ self.query.to(states_XSH.dtype) / states_XSH.shape[-1] ** 0.5
+        weight_XS = score_XS.masked_fill(~mask_XS, float("-inf")).softmax(-1).to(states_XSH.dtype)
+        return (weight_XS.unsqueeze(1) @ states_XSH).squeeze(1)
+
+
+class TextTower(nn.Module):
+    """An encoder whose top `trained_layers` layers are trained, whole or by LoRA; the rest, the embeddings always, is frozen.
+
+    Raises ConfigError: an encoder of an unknown family, more trained layers than it has, a pooling that makes no sense for it.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, *, trained_layers: int, pooling: str, lora: LoraConfig | None = None
+    ) -> None:
+        super().__init__()
+        parts = take_apart(encoder)
+        _check(trained_layers=trained_layers, layers=len(parts.layers), pooling=pooling, first=parts.family.first_token)
+        cut = len(parts.layers) - trained_layers
+        self.family = parts.family
+        self.lower = nn.ModuleList(parts.layers[:cut])
+        self.upper = nn.ModuleList(parts.layers[cut:])
+        self.norm = parts.norm
         self.pooling = pooling
-        self.hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        self.embeddings.requires_grad_(False)
+        self.pool = AttentionPool(parts.hidden) if pooling == "attention" else None
+        self.hidden = parts.hidden
+        self.family.requires_grad_(False)
         self.lower.requires_grad_(False)
+        self.norm.requires_grad_(trained_layers > 0 and lora is None)
+        if lora is not None:
+            adapt(self.upper, lora, default=parts.family.adapted)
 
     def lower_states(self, ids_XS: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H] after embeddings and frozen layers."""
-        states = self.embeddings(input_ids=ids_XS)
-        return self._run(self.lower, states, mask_XS)
+        return self.family.run(self.lower, self.family.embed(ids_XS, mask_XS), mask_XS)
 
     def pooled(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """Text vectors t [X, H] from the lower part's states."""
-        states = self._run(self.upper, states_XSH, mask_XS)
+        states: Tensor = self.norm(self.family.run(self.upper, states_XSH, mask_XS))
+        if self.pool is not None:
+            vectors: Tensor = self.pool(states, mask_XS)
+            return vectors
         if self.pooling == "cls":
             return states[:, 0]
         if self.pooling == "last":
@@ -193,33 +232,24 @@ class TextTower(nn.Module):
         """Text vectors t [X, H] from token ids."""
         return self.pooled(self.lower_states(ids_XS, mask_XS), mask_XS)
 
-    @staticmethod
-    def _run(layers: nn.ModuleList, states: Tensor, mask_XS: Tensor) -> Tensor:
-        allowed = mask_XS[:, None, None, :]
-        bias = torch.zeros_like(allowed, dtype=states.dtype).masked_fill(~allowed, torch.finfo(states.dtype).min)
-        for layer in layers:
-            out = layer(states, attention_mask=bias)
-            states = out if isinstance(out, Tensor) else out[0]
-        return states
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters that were not pretrained (adapters, the pooling's query): they learn at the network's rate."""
+        return [p for n, p in self.named_parameters() if p.requires_grad and ("lora_" in n or n.startswith("pool."))]
+
+    def plain_state(self, state: dict[str, Tensor], *, prefix: str) -> dict[str, Tensor]:
+        """`state`, in which this tower's names begin with `prefix`, as a tower without adapters has it."""
+        return merged(self.upper, state, prefix=f"{prefix}upper.")
 
 
-def _part(encoder: nn.Module, name: str) -> nn.Module:
-    part = getattr(encoder, name, None)
-    if not isinstance(part, nn.Module):
+def _check(*, trained_layers: int, layers: int, pooling: str, first: str | None) -> None:
+    if trained_layers > layers:
         raise ConfigError(
-            f"an encoder of type {type(encoder).__name__} has no `{name}`",
-            field="model.encoder.name",
-            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ...)",
+            "more layers than the encoder has",
+            field="model.encoder.trained_layers",
+            value=trained_layers,
+            fix=f"at most {layers}",
         )
-    return part
-
-
-def _layers(encoder: nn.Module) -> list[nn.Module]:
-    layers = getattr(_part(encoder, "encoder"), "layer", None)
-    if not isinstance(layers, nn.ModuleList):
+    if pooling == "cls" and first is not None:
         raise ConfigError(
-            f"an encoder of type {type(encoder).__name__} has no `encoder.layer`",
-            field="model.encoder.name",
-            fix="use a model of the BERT family (BERT, RoBERTa, MiniLM, ...)",
+            f"the first token {first}", field="model.encoder.pooling", value="cls", fix="choose last, mean or attention"
         )
-    return list(layers)

@@ -73,7 +73,7 @@ class BatchMaker:
         rng = np.random.default_rng([train_config.seed, epoch, step, 7])
         negative_rows = self.popularity.draw(train_config.retrieval_negatives, rng)
         next_items = self._next_items(windows, rng) if train else [np.empty(0, np.int64)] * len(windows)
-        trained = self._budget(windows, step=step) if train else np.empty(0, np.int64)
+        trained = self._budget(windows, negative_rows) if train else np.empty(0, np.int64)
         scale = self._scale(windows, next_items, world)
         mine = windows.share(rank, world)
         next_mine = next_items[rank::world]
@@ -81,13 +81,16 @@ class BatchMaker:
             mine, next_mine = _nothing(self.spec), [np.empty(0, np.int64)]
         return self._tensors(mine, next_mine, negative_rows, trained, scale)
 
-    def _budget(self, windows: Windows, *, step: int) -> NDArray[np.int64]:
-        """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank."""
+    def _budget(self, windows: Windows, negative_rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank.
+
+        In exact mode all of them, those of the retrieval negatives too; a budget is not spent on these.
+        """
         if self.lower is None:
             return np.empty(0, np.int64)
-        rows = np.unique(np.concatenate([_items_of(windows), np.zeros(1, np.int32)]))
-        texts = np.unique(self.items.text_I[rows]).astype(np.int64)
         budget = self.recipe.model.encoder.items_per_step
+        rows = np.concatenate([_items_of(windows), np.zeros(1, np.int32), negative_rows[: 0 if budget else None]])
+        texts = np.unique(self.items.text_I[np.unique(rows)]).astype(np.int64)
         if budget and len(texts) > budget:
             order = np.lexsort((texts, self.last_trained[texts]))
             texts = np.sort(texts[order[:budget]])

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
 
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
@@ -51,11 +50,13 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any], *, path: str) -> dict[
 def parameter_groups(model: Recommender, config: TrainConfig) -> list[dict[str, Any]]:
     """Encoder and rest with their own rates; no decay on biases, norms and one-dimensional weights."""
     groups = []
-    parts: list[tuple[str, nn.Module, float]] = [("network", model.network, config.learning_rate)]
+    parts = [("network", list(model.network.parameters()), config.learning_rate)]
     if model.tower is not None:
-        parts.append(("tower", model.tower, config.encoder_learning_rate))
+        new = model.tower.new_parameters()
+        pretrained = [p for p in model.tower.parameters() if not any(p is n for n in new)]
+        parts += [("tower", pretrained, config.encoder_learning_rate), ("tower", new, config.learning_rate)]
     for name, part, rate in parts:
-        trained = [p for p in part.parameters() if p.requires_grad]
+        trained = [p for p in part if p.requires_grad]
         for decay in (True, False):
             chosen = [p for p in trained if (p.ndim > 1) == decay]
             if chosen:

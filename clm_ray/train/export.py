@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clm_ray.model.files import ITEM_VECTORS, TABLES, save_weights
+from clm_ray.model.files import ENCODER, ITEM_VECTORS, TABLES, save_weights
 from clm_ray.train.setup import Assembled, Prepared
 
 _ITEMS_PER_PASS = 8192
@@ -47,14 +47,15 @@ def export_model(
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_weights(fresh, state, assembled.description)
+    tower = assembled.model.tower
+    save_weights(fresh, tower.plain_state(state, prefix="tower.") if tower else state, assembled.description)
     np.save(fresh / ITEM_VECTORS, vectors)
     np.save(fresh / "item_text.npy", prepared.items.text_I)
     np.save(fresh / "item_slot.npy", prepared.items.slot_I)
     np.save(fresh / "frozen_text_vectors.npy", frozen)
     if assembled.tokenizer is not None:
-        assembled.encoder_config.save_pretrained(fresh / "encoder")
-        assembled.tokenizer.save_pretrained(fresh / "encoder")
+        assembled.encoder_config.save_pretrained(fresh / ENCODER)
+        assembled.tokenizer.save_pretrained(fresh / ENCODER)
     for name in TABLES:
         shutil.copyfile(prepared.dataset / name, fresh / name)
     (fresh / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")

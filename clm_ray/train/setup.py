@@ -24,7 +24,7 @@ from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import day_of
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.files import Description, columns_of
-from clm_ray.model.items import ItemTable, UserTable, assign_slots
+from clm_ray.model.items import ItemTable, ItemVectors, UserTable, assign_slots
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.recommender import Recommender
 from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
@@ -60,7 +60,8 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
                 value=manifest["id"],
                 fix="run jobs/prepare.py again",
             )
-    catalogue = catalogue_of(pq.read_table(dataset / "items.parquet", columns=["item_id", "text", "categories"]))
+    items = pq.read_table(dataset / "items.parquet")
+    catalogue = catalogue_of(items)
     statistics = statistics_of(pq.read_table(dataset / "item_statistics.parquet"))
     rows = np.arange(len(catalogue), dtype=np.int32)
     end = manifest["log_end_us"] + DAY_US if recipe.split.refit else manifest["train_end_us"]
@@ -73,7 +74,7 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
         recipe,
         manifest,
         FeatureSpec.from_dict(json.loads((dataset / "features.json").read_text(encoding="utf-8"))),
-        ItemTable.build(catalogue, slots),
+        ItemTable.build(catalogue, slots, ItemVectors.of(items)),
         events,
         UserTable.fit(categorical, numeric),
         dict(zip(users.column("user_id").to_pylist(), zip(categorical, numeric, strict=True), strict=True)),
@@ -99,7 +100,7 @@ def assemble(prepared: Prepared) -> Assembled:
     tower = None
     if encoder is not None:
         config = recipe.model.encoder
-        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling)
+        tower = TextTower(encoder, trained_layers=config.trained_layers, pooling=config.pooling, lora=config.lora)
     sizes = Sizes(
         width=recipe.model.width,
         layers=recipe.model.layers,
@@ -116,9 +117,12 @@ def assemble(prepared: Prepared) -> Assembled:
         click_features=len(prepared.spec.click.chosen),
         retention_features=len(prepared.spec.retention.chosen),
         bins=len(recipe.retention.bin_ends),
+        vector_width=prepared.items.vectors.vector_IM.shape[1],
     )
     torch.manual_seed(recipe.train.seed)
     model = Recommender(Network(sizes, recipe.model), tower)
+    if model.network.vector is not None:
+        model.network.vector.fit(*(torch.from_numpy(part) for part in prepared.items.vectors.scale()))
     model.network.start_from_rate(**_base_rate(prepared.manifest))
     tokens = (
         tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)

@@ -51,6 +51,7 @@ def test_a_catalogue_in_csv(tmp_path):
             "available_from": dt.datetime(2023, 12, 31, 15, tzinfo=dt.UTC),
             "available_until": None,
             "flags": None,
+            "vectors": None,
         },
         {
             "item_id": "8",
@@ -60,6 +61,7 @@ def test_a_catalogue_in_csv(tmp_path):
             "available_from": None,
             "available_until": None,
             "flags": None,
+            "vectors": None,
         },
     ]
     rejected = validate(read.rejected, QUARANTINE, name="quarantine").select(["source", "row", "reason"]).to_pylist()
@@ -230,3 +232,39 @@ def test_empty_tables(tmp_path):
     assert read_items(ItemsTableConfig(paths=paths, format="csv", text="{name}")).table.num_rows == 0
     assert read_users(UsersTableConfig(paths=paths, format="csv")).table.num_rows == 0
     assert read_availability(TableConfig(paths=paths, format="csv")).table.num_rows == 0
+
+
+def _vectors(tmp_path, rows, format):
+    if format == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    elif format == "jsonl":
+        write(tmp_path / "i.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        texts = [" ".join(map(str, row["picture"] or [])) for row in rows]
+        lines = [f"{row['item_id']},{text}" for row, text in zip(rows, texts, strict=True)]
+        write(tmp_path / "i.csv", "\n".join(["item_id,picture", *lines]))
+    return ItemsTableConfig(paths=(str(tmp_path / f"i.{format}"),), format=format, vectors="picture")
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_vectors_of_a_column(tmp_path, format):
+    rows = [
+        {"item_id": "a", "picture": [0.5, -2.0]},
+        {"item_id": "b", "picture": None},
+        {"item_id": "c", "picture": [1.0, 2.0]},
+    ]
+    config = _vectors(tmp_path, rows, format)
+    table = validate(read_items(config).table, ITEMS, name="items")
+    assert table["vectors"].to_pylist() == [[0.5, -2.0], None, [1.0, 2.0]]
+    assert read_items(config.model_copy(update={"vectors": None})).table["vectors"].null_count == 3
+    with pytest.raises(SchemaError, match="sound"):
+        read_items(config.model_copy(update={"vectors": "sound"}))
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_a_vector_of_another_length_is_an_error_that_names_the_item(tmp_path, format):
+    rows = [{"item_id": "a", "picture": [1.0]}, *({"item_id": i, "picture": [1.0, 2.0]} for i in "bcd")]
+    with pytest.raises(SchemaError, match=r"item 'a'.*\(2\)") as caught:
+        read_items(_vectors(tmp_path, rows, format))
+    assert (caught.value.field, caught.value.value) == ("source.items.vectors", 1)
+    assert "one length" in caught.value.fix

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, column_of, map_of
+from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, as_vectors, column_of, map_of
 from clm_ray.errors import SchemaError
 
 
@@ -103,3 +103,24 @@ def test_maps_leave_out_nulls():
 
 def test_times_as_text_are_iso():
     assert as_text(pa.array([dt.date(2017, 1, 1)]), name="c").to_pylist() == ["2017-01-01"]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64(), 2), pa.large_list(pa.int16())])
+def test_vectors_of_lists(kind):
+    column = pa.chunked_array([pa.array([[1, 2], None], kind), pa.array([[3, 4]], kind)]).slice(1)
+    found = as_vectors(column, name="v")
+    assert found.type == pa.list_(pa.float32())
+    assert found.to_pylist() == [None, [3, 4]]
+
+
+def test_vectors_of_texts():
+    column = pa.array(["1 -2.5e1", "[1, 2]", " ( 1;2 ) ", "", None, "1 x", "1,,2", "inf 1", "[]"])
+    assert as_vectors(column, name="v").to_pylist() == [[1, -25], [1, 2], [1, 2], None, None, None, [1, 2], None, None]
+
+
+def test_a_vector_with_something_else_in_it_is_none():
+    found = as_vectors(pa.array([[1.0, None], [1.0, float("nan")], [], [1e300], [2.0, 3.0]]), name="v")
+    assert found.to_pylist() == [None, None, None, None, [2, 3]]
+    assert as_vectors(pa.array([["1", "2"], ["a"]]), name="v").to_pylist() == [[1, 2], None]
+    assert as_vectors(pa.nulls(2), name="v").to_pylist() == [None, None]
+    assert as_vectors(pa.array([], pa.string()), name="v").to_pylist() == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_shop import SmallShop, make_shop
+from small_shop import SmallShop, make_shop, small_recipe
 
 from clm_ray.features.history import EMPTY, History
 from clm_ray.model.inference import Scorer, UserRequest
@@ -40,7 +40,10 @@ def _scorer(shop: SmallShop, model: Recommender) -> Scorer:
 
 
 @pytest.mark.parametrize("split", [TRAIN, VALID])
-def test_click_probabilities_are_the_same(shop: SmallShop, model: Recommender, split: int) -> None:
+@pytest.mark.parametrize("interactions", [("attention",), ("linear", "fm", "nfm", "neumf", "dcn")])
+def test_click_probabilities_are_the_same(shop: SmallShop, split: int, interactions: tuple[str, ...]) -> None:
+    shop = shop.with_recipe(small_recipe(model={"interactions": interactions}))
+    model = shop.model()
     windows = shop.batch_windows(split=split)
     batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=False)
     with torch.no_grad():

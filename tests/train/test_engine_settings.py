@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from small_shop import LOOKS, make_shop, small_recipe
 from tiny_bert import write_tiny_bert
+from tiny_encoders import tiny_encoder
 
-from clm_ray.config.model import EncoderConfig
+from clm_ray.config.model import EncoderConfig, LoraConfig
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 from clm_ray.model.text import TextTower, load_pretrained
@@ -64,6 +65,14 @@ def test_encoder_and_network_have_their_own_rates_and_only_matrices_decay(tmp_pa
     grouped = [id(p) for g in groups for p in g["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len(parameter_groups(make_shop().model(), config)) == 2
+
+
+def test_what_is_new_in_the_tower_learns_at_the_rate_of_the_network() -> None:
+    config = TrainConfig(learning_rate=0.1, encoder_learning_rate=0.01)
+    tower = TextTower(tiny_encoder("gpt2"), trained_layers=1, pooling="attention", lora=LoraConfig())
+    groups = [g for g in parameter_groups(make_shop().model(tower), config) if g["name"] == "tower"]
+    assert [g["lr"] for g in groups] == [0.1, 0.1]
+    assert sorted(map(id, tower.new_parameters())) == sorted(id(p) for g in groups for p in g["params"])
 
 
 def test_the_rate_rises_and_then_falls_to_a_tenth() -> None:

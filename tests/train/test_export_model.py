@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_shop import LOOKS, SmallShop, make_shop
+from small_shop import LOOKS, SmallShop, make_shop, small_recipe
 from tiny_bert import write_tiny_bert
 from transformers import AutoConfig, AutoTokenizer
 
-from clm_ray.config.model import EncoderConfig
+from clm_ray.config.model import EncoderConfig, LoraConfig
 from clm_ray.errors import ReleaseError
 from clm_ray.model.files import TABLES, Description, ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
-from clm_ray.model.text import TextTower, load_pretrained
+from clm_ray.model.recommender import Recommender
+from clm_ray.model.text import TextTower, load_pretrained, tokenize
 from clm_ray.schema import ITEM_STATISTICS, NEIGHBOURS
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.setup import Assembled, Prepared
@@ -99,6 +101,33 @@ def test_what_is_exported_can_be_opened_and_scores_as_the_trained_model(
     assert AutoTokenizer.from_pretrained(tmp_path / "model" / "encoder").tokenize("red old") == ["red", "old"]
 
 
+@pytest.mark.parametrize(("pooling", "lora"), [("mean", None), ("attention", LoraConfig(rank=2))])
+def test_the_exported_text_tower_encodes_as_the_trained_one_and_needs_no_adapters(
+    shop: SmallShop,
+    parts: tuple[Assembled, Prepared],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pooling: str,
+    lora: LoraConfig | None,
+) -> None:
+    assembled, prepared = parts
+    encoder, _ = load_pretrained(EncoderConfig(name=str(tmp_path / "bert")))
+    tower = TextTower(encoder, trained_layers=1, pooling=pooling, lora=lora).eval()
+    for parameter in tower.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    keys = {"pooling": pooling, "trained_layers": 1, "lora": lora and lora.model_dump()}
+    prepared = replace(prepared, recipe=small_recipe(model={"encoder": keys}))
+    model = Recommender(assembled.model.network, tower)
+    model.cache_ZH = assembled.model.cache_ZH
+    _export(tmp_path / "model", replace(assembled, model=model), prepared)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    opened, tokenizer = ModelFolder.open(tmp_path / "model").text_tower()
+    texts = tokenize(shop.items.texts, tokenizer, max_tokens=8).padded(np.arange(len(shop.items.texts)))
+    with torch.no_grad():
+        torch.testing.assert_close(opened(*texts), tower(*texts), atol=1e-5, rtol=0)
+
+
 def test_item_vectors_are_those_of_use_not_of_training(parts: tuple[Assembled, Prepared]) -> None:
     assembled, prepared = parts
     network = assembled.model.network
@@ -145,6 +174,8 @@ def test_a_model_without_texts_needs_no_encoder(parts: tuple[Assembled, Prepared
     assembled, prepared = parts
     _export(tmp_path / "model", replace(assembled, encoder_config=None, tokenizer=None), prepared)
     assert not (tmp_path / "model" / "encoder").exists()
+    with pytest.raises(ReleaseError, match="no text tower"):
+        ModelFolder.open(tmp_path / "model").text_tower()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "item_vectors.npy", "items.parquet", "features.json"])

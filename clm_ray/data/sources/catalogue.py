@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 
 from clm_ray.config.source import ItemsTableConfig, TableConfig, UsersTableConfig
 from clm_ray.data.clean import BROKEN_LINE, MISSING_ITEM, MISSING_USER, ROW
-from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, map_of
+from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, as_vectors, map_of
 from clm_ray.data.sources.tables import TableFile, check_keys, open_table, read_whole, resolve_columns
 from clm_ray.data.times import check_timezone, parse_times
-from clm_ray.errors import ConfigError
+from clm_ray.errors import ConfigError, SchemaError
 from clm_ray.schema import AVAILABILITY, ITEMS, QUARANTINE, TIMESTAMP, USERS
 
 _SEPARATORS = re.compile(r"\s*([,;|])(?:\s*[,;|])+")
@@ -37,12 +37,17 @@ class TableRead:
 
 
 def read_items(config: ItemsTableConfig) -> TableRead:
-    """The catalogue (ITEMS, without the reserved row). Raises SchemaError for a column that the template or a list names in vain."""
+    """The catalogue (ITEMS, without the reserved row). Raises SchemaError for a column that the template or a list names in
+    vain, and for vectors of different lengths.
+    """
     fields = template_fields(config.text)
-    columns = ("item_id", *fields, *config.categories, *config.numeric)
+    vectors = [config.vectors] if config.vectors else []
+    columns = ("item_id", *fields, *config.categories, *config.numeric, *vectors)
     optional = ("available_from", "available_until", "flags")
     check_timezone(config.timezone, field="source.items.timezone")
-    return _read(config, field="source.items", key="item_id", columns=columns, optional=optional)
+    read = _read(config, field="source.items", key="item_id", columns=columns, optional=optional)
+    _check_vectors(read.table)
+    return read
 
 
 def read_users(config: UsersTableConfig) -> TableRead:
@@ -155,6 +160,9 @@ def _items(rows: pa.Table, ids: pa.Array, config: ItemsTableConfig) -> dict[str,
     flags = pa.nulls(len(ids), ITEMS.field("flags").type)
     if "flags" in rows.column_names:
         flags = pa.array(as_lists(rows.column("flags"), name="flags", separator=","), flags.type)
+    vectors = pa.nulls(len(ids), ITEMS.field("vectors").type)
+    if config.vectors is not None and config.vectors in rows.column_names:
+        vectors = as_vectors(rows.column(config.vectors), name=config.vectors)
     return {
         "item_id": ids,
         "text": pc.if_else(pc.equal(text, ""), ids, text),
@@ -162,7 +170,25 @@ def _items(rows: pa.Table, ids: pa.Array, config: ItemsTableConfig) -> dict[str,
         "numeric": _numbers(rows, config.numeric),
         **times,
         "flags": flags,
+        "vectors": vectors,
     }
+
+
+def _check_vectors(items: pa.Table) -> None:
+    """Raises SchemaError that names an item whose vector is not as long as most are."""
+    given = items.filter(pc.is_valid(items.column("vectors")))
+    length = pc.list_value_length(given.column("vectors"))
+    counts = sorted(pc.value_counts(length).to_pylist(), key=lambda c: c["counts"], reverse=True)
+    if len(counts) < 2:
+        return
+    usual = counts[0]["values"]
+    odd = pc.index(pc.not_equal(length, usual), True).as_py()
+    raise SchemaError(
+        f"the vector of item {given.column('item_id')[odd].as_py()!r} has another length than those of most items ({usual})",
+        field="source.items.vectors",
+        value=length[odd].as_py(),
+        fix="give every item a vector of one length, or none",
+    )
 
 
 def _users(rows: pa.Table, ids: pa.Array, config: UsersTableConfig) -> dict[str, pa.Array]:

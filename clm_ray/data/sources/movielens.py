@@ -150,7 +150,7 @@ def _items(films: pa.Table) -> pa.Table:
         "numeric": map_of({"year": as_numbers(films["release_year"], name="release_year")}, rows=len(films)),
         **{
             name: pa.nulls(len(films), ITEMS.field(name).type)
-            for name in ("available_from", "available_until", "flags")
+            for name in ("available_from", "available_until", "flags", "vectors")
         },
     }
     return pa.table(columns, schema=ITEMS)
