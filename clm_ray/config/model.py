@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,6 +85,9 @@ class ModelConfig(Section):
     """Off: no text tower (ablation)."""
     use_ids: bool = True
     """Off: no identifier embeddings (ablation)."""
+    without: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Beginnings of names of features and token values that the model does not get (ablation): `neighbour_` leaves out the
+    collaborative filtering, `residual` and `surprise` what past events say beyond the expected."""
 
     @field_validator("interactions")
     @classmethod

@@ -56,6 +56,12 @@ class TrainConfig(Section):
     tracking: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where a run's curves go, in `tracking/` of its folder: TensorBoard, Weights & Biases (offline unless WANDB_MODE says otherwise),
     both; []: nowhere. No model depends on it."""
+    user_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the users whose targets are trained on, those with the smallest stable hash; features, validation and test stay those of
+    everybody."""
+    start_from: str | None = None
+    """Model folder of another run or release (also of another recipe): its trained text tower, user tower and interaction are the start
+    weights, whose sizes must be the same."""
     seed: int = 0
     """Seed of initial weights, order, dropout and draws."""
     max_failures: int = Field(default=2, ge=0)

@@ -41,6 +41,18 @@ class Selection:
         scaled = (dense_QF[:, where] - np.array(self.mean, np.float32)) / np.array(self.scale, np.float32)
         return np.clip(scaled, -5.0, 5.0).astype(np.float32)
 
+    def without(self, prefixes: tuple[str, ...]) -> Selection:
+        """The selection without the columns whose name begins with one of `prefixes`."""
+        keep = [n for n, name in enumerate(self.chosen) if not name.startswith(prefixes)]
+        left_out = {name: "left out (model.without)" for name in self.chosen if name.startswith(prefixes)}
+        return Selection(
+            self.names,
+            tuple(self.chosen[n] for n in keep),
+            {**self.dropped, **left_out},
+            tuple(self.mean[n] for n in keep),
+            tuple(self.scale[n] for n in keep),
+        )
+
     @staticmethod
     def from_dict(raw: Mapping[str, Any]) -> Selection:
         """Inverse of `asdict`."""
@@ -69,6 +81,10 @@ class FeatureSpec:
 
     click: Selection
     retention: Selection
+
+    def without(self, prefixes: tuple[str, ...]) -> FeatureSpec:
+        """Both selections without the columns whose name begins with one of `prefixes`."""
+        return FeatureSpec(self.click.without(prefixes), self.retention.without(prefixes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

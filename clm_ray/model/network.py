@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clm_ray.config.model import ModelConfig
+from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
 from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
 
@@ -101,6 +102,8 @@ class ItemVector(nn.Module):
 class Network(nn.Module):
     """Parameters and the functions that training and serving share."""
 
+    value_kept: Tensor
+
     def __init__(self, sizes: Sizes, config: ModelConfig) -> None:
         super().__init__()
         self.sizes = sizes
@@ -112,6 +115,8 @@ class Network(nn.Module):
         self.item_norm = nn.LayerNorm(d)
         self.event = nn.Embedding(sizes.event_types, d)
         self.value = nn.Linear(sizes.token_values, d)
+        kept = [not name.startswith(config.without) for name in TOKEN_VALUES[: sizes.token_values]]
+        self.register_buffer("value_kept", torch.tensor(kept, dtype=torch.float32), persistent=False)
         self.start = nn.Parameter(torch.zeros(d))
         self.user_category = nn.EmbeddingBag(sizes.user_categories, d, mode="sum")
         self.user_number = nn.Linear(max(sizes.user_numbers, 1), d)
@@ -167,7 +172,7 @@ class Network(nn.Module):
         """Token vectors [B, T, D]: the start token, then item + event type + values."""
         start = self.start + self.user_category(users.user_category, users.user_category_start_B)
         start = start + self.user_number(users.user_number_B)
-        events = item_UD[users.item_BN] + self.event(users.event_BN) + self.value(users.value_BNV)
+        events = item_UD[users.item_BN] + self.event(users.event_BN) + self.value(users.value_BNV * self.value_kept)
         return torch.cat([start.unsqueeze(1), events], dim=1)
 
     def user_states(self, token_BTD: Tensor) -> Tensor:

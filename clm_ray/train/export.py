@@ -58,6 +58,7 @@ def export_model(
         assembled.tokenizer.save_pretrained(fresh / ENCODER)
     for name in TABLES:
         shutil.copyfile(prepared.dataset / name, fresh / name)
+    (fresh / "features.json").write_text(json.dumps(prepared.spec.to_dict(), indent=1), encoding="utf-8")
     (fresh / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
     (fresh / "training.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")

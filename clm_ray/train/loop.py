@@ -100,7 +100,7 @@ class Worker:
                 tell(model_folder.parent, f"encoding {len(tokens):,} distinct item texts")
             lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
             frozen = text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
-        train, valid = training_windows(dataset)
+        train, valid = training_windows(dataset, user_share=recipe.train.user_share)
         if not len(train):
             raise TrainError(
                 "no training windows", field="dataset", value=str(dataset), fix="check split and event types"

@@ -28,6 +28,7 @@ from clm_ray.model.items import ItemTable, ItemVectors, UserTable, assign_slots
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.recommender import Recommender
 from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
+from clm_ray.model.transfer import start_from
 from clm_ray.schema import DAY_US
 
 
@@ -60,6 +61,8 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
                 value=manifest["id"],
                 fix="run jobs/prepare.py again",
             )
+    spec = FeatureSpec.from_dict(json.loads((dataset / "features.json").read_text(encoding="utf-8")))
+    _check_left_out(recipe.model.without, spec)
     items = pq.read_table(dataset / "items.parquet")
     catalogue = catalogue_of(items)
     statistics = statistics_of(pq.read_table(dataset / "item_statistics.parquet"))
@@ -73,12 +76,24 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
         dataset,
         recipe,
         manifest,
-        FeatureSpec.from_dict(json.loads((dataset / "features.json").read_text(encoding="utf-8"))),
+        spec.without(recipe.model.without),
         ItemTable.build(catalogue, slots, ItemVectors.of(items)),
         events,
         UserTable.fit(categorical, numeric),
         dict(zip(users.column("user_id").to_pylist(), zip(categorical, numeric, strict=True), strict=True)),
     )
+
+
+def _check_left_out(prefixes: tuple[str, ...], spec: FeatureSpec) -> None:
+    names = {*spec.click.names, *spec.retention.names, *TOKEN_VALUES}
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            raise TrainError(
+                "no feature and no token value has a name that begins so",
+                field="model.without",
+                value=prefix,
+                fix=f"names are {', '.join(sorted(names))}",
+            )
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,8 @@ def assemble(prepared: Prepared) -> Assembled:
     if model.network.vector is not None:
         model.network.vector.fit(*(torch.from_numpy(part) for part in prepared.items.vectors.scale()))
     model.network.start_from_rate(**_base_rate(prepared.manifest))
+    if recipe.train.start_from is not None:
+        start_from(model, Path(recipe.train.start_from).expanduser())
     tokens = (
         tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)
         if tower is not None

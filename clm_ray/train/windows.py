@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clm_ray.data.buckets import stable_hash128
 from clm_ray.data.columns import ragged
 from clm_ray.schema import TRAIN, VALID
 
@@ -73,14 +74,17 @@ class WindowSet:
             yield step, Windows.of(pa.concat_tables(pieces), self.split)
 
 
-def open_windows(dataset: Path, split: int) -> WindowSet:
-    """Find the windows with at least one target or reference of `split` (reads the small columns only)."""
+def open_windows(dataset: Path, split: int, *, user_share: float = 1.0) -> WindowSet:
+    """Find the windows with at least one target or reference of `split` (reads the small columns only); `user_share`: of the users
+    with the smallest stable hash alone."""
     chunks = []
     for path in sorted((dataset / "sequences").glob("part-*.parquet")):
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["tgt_split", "ref_split"])
+            table = file.read_row_group(group, columns=["user_id", "tgt_split", "ref_split"])
             has = _any_of(table.column("tgt_split"), split) | _any_of(table.column("ref_split"), split)
+            if user_share < 1.0:
+                has &= stable_hash128(table.column("user_id"))[:, 0] / 2.0**64 < user_share
             if has.any():
                 chunks.append(Chunk(path, group, np.flatnonzero(has)))
     return WindowSet(tuple(chunks), split)
@@ -141,6 +145,6 @@ def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | No
     return out
 
 
-def training_windows(dataset: Path) -> tuple[WindowSet, WindowSet]:
-    """(train, valid)."""
-    return open_windows(dataset, TRAIN), open_windows(dataset, VALID)
+def training_windows(dataset: Path, *, user_share: float = 1.0) -> tuple[WindowSet, WindowSet]:
+    """(train, valid); `user_share`: share of the users in train."""
+    return open_windows(dataset, TRAIN, user_share=user_share), open_windows(dataset, VALID)

@@ -91,7 +91,7 @@ def test_padding_changes_nothing(network: Network) -> None:
         users = user_inputs(
             items=[np.arange(n) % 5 for n in lengths],
             events=[np.arange(n) % 3 for n in lengths],
-            values=[np.tile(np.float32([0.1, 0.2, 0.3, 0.4, 0.5]), (n, 1)) for n in lengths],
+            values=[np.tile(np.float32([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), (n, 1)) for n in lengths],
             columns=[({"town": "x"}, {"age": 33.0})] * len(lengths),
             table=shop.users,
         )

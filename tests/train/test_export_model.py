@@ -125,7 +125,7 @@ def test_the_exported_text_tower_encodes_as_the_trained_one_and_needs_no_adapter
     opened, tokenizer = ModelFolder.open(tmp_path / "model").text_tower()
     texts = tokenize(shop.items.texts, tokenizer, max_tokens=8).padded(np.arange(len(shop.items.texts)))
     with torch.no_grad():
-        torch.testing.assert_close(opened(*texts), tower(*texts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(opened(*texts), tower(*texts), atol=1e-4, rtol=0)
 
 
 def test_item_vectors_are_those_of_use_not_of_training(parts: tuple[Assembled, Prepared]) -> None:

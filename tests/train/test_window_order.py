@@ -105,3 +105,13 @@ def test_a_split_without_windows_is_empty(dataset: Path) -> None:
     windows = open_windows(dataset, TEST)
     assert len(windows) == windows.steps(STEP) == 0
     assert list(windows.batches(STEP, seed=0, epoch=0, shuffle=True)) == []
+
+
+def test_a_share_of_the_users_is_the_same_users_whatever_the_share(dataset: Path, windows: WindowSet) -> None:
+    def users(share: float) -> set[str]:
+        found = open_windows(dataset, TRAIN, user_share=share)
+        return {user for _, batch in found.batches(STEP, seed=0, epoch=0, shuffle=False) for user in batch.user}
+
+    some, more, everyone = users(0.3), users(0.7), users(1.0)
+    assert set() < some < more < everyone
+    assert everyone == {key[0] for _, keys in _epoch(windows) for key in keys}

@@ -1,0 +1,78 @@
+"""Start weights from another model, and a model that is denied some of its inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_shop import SmallShop, make_shop, small_recipe
+
+from clm_ray.errors import ConfigError
+from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.model.files import Description, save_weights
+from clm_ray.model.recommender import Recommender
+from clm_ray.model.transfer import TRANSFERRED, start_from
+
+
+@pytest.fixture(scope="module")
+def shop() -> SmallShop:
+    return make_shop()
+
+
+def made(shop: SmallShop, *, seed: int, **model: object) -> Recommender:
+    return shop.with_recipe(small_recipe(model=model)).model(seed=seed)
+
+
+def written(shop: SmallShop, folder: Path, model: Recommender) -> Path:
+    folder.mkdir()
+    save_weights(folder, dict(model.state_dict()), Description(model.network.sizes, shop.users))
+    return folder
+
+
+def test_towers_are_taken_over_and_what_means_something_in_one_recipe_only_is_not(
+    shop: SmallShop, tmp_path: Path
+) -> None:
+    other, mine = made(shop, seed=1), made(shop, seed=2)
+    before = {name: tensor.clone() for name, tensor in mine.named_parameters()}
+    taken = start_from(mine, written(shop, tmp_path / "model", other))
+    theirs = dict(other.named_parameters())
+    assert {name for name in before if name.startswith(TRANSFERRED)} == set(taken)
+    assert any(name.startswith("network.blocks.") for name in taken)
+    for name, tensor in mine.named_parameters():
+        assert torch.equal(tensor, theirs[name] if name in taken else before[name]), name
+    assert "network.identifier.weight" not in taken
+
+
+def test_another_size_and_an_empty_folder_are_refused(shop: SmallShop, tmp_path: Path) -> None:
+    folder = written(shop, tmp_path / "model", made(shop, seed=1))
+    wider = made(shop, seed=2, width=2 * small_recipe().model.width)
+    with pytest.raises(ConfigError, match=r"train\.start_from.*model\.width"):
+        start_from(wider, folder)
+    with pytest.raises(ConfigError, match="no weights to start from"):
+        start_from(wider, tmp_path)
+
+
+def test_token_values_that_are_left_out_change_nothing(shop: SmallShop) -> None:
+    whole, denied = made(shop, seed=3), made(shop, seed=3, without=["surprise", "log_gap"])
+    batch = shop.maker().make(shop.batch_windows(0, 4), rank=0, world=1, step=0, epoch=0, train=False)
+    out = [TOKEN_VALUES.index("surprise"), TOKEN_VALUES.index("log_gap_days")]
+    assert batch.users.value_BNV[..., out].any()
+    with torch.no_grad():
+        item_UD = whole.network.item_vectors(torch.zeros(len(batch.texts.cache_row_X), 1), batch.items)
+        tokens = [m.network.tokens(item_UD, batch.users) for m in (whole, denied)]
+        batch.users.value_BNV[..., out] = 0.0
+        tokens += [whole.network.tokens(item_UD, batch.users)]
+    assert not torch.equal(tokens[0], tokens[1])
+    torch.testing.assert_close(tokens[1], tokens[2])
+
+
+def test_features_that_are_left_out_are_not_chosen(shop: SmallShop) -> None:
+    spec = shop.spec.without(("neighbour_", "user_bias"))
+    assert not [n for n in spec.click.chosen if n.startswith(("neighbour_", "user_bias"))]
+    assert [n for n in shop.spec.click.chosen if n.startswith("neighbour_")]
+    assert spec.click.dropped["neighbour_choice"] == "left out (model.without)"
+    dense = np.random.default_rng(0).normal(size=(5, len(spec.click.names))).astype(np.float32)
+    kept = [n for n, name in enumerate(shop.spec.click.chosen) if name in spec.click.chosen]
+    np.testing.assert_array_equal(spec.click.apply(dense), shop.spec.click.apply(dense)[:, kept])
