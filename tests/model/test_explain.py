@@ -45,7 +45,10 @@ def _tower(bert: EncoderConfig, trained_layers: int = 1) -> TextTower:
 @pytest.fixture(scope="module")
 def world(bert: EncoderConfig) -> World:
     shop = make_shop()
-    model = shop.model(_tower(bert), seed=5)
+    model = shop.model(_tower(bert))
+    with torch.no_grad():
+        assert model.network.text is not None
+        model.network.text.weight.mul_(5.0)  # so that the text has a say
     tokens = tokenize(shop.items.texts, load_pretrained(bert)[1], max_tokens=8)
     rows = np.arange(len(shop.items.catalogue))
     with torch.no_grad():
