@@ -71,6 +71,8 @@ def _good(rng: np.random.Generator, *, number: int) -> dict[str, Any]:
         "family": family,
         "tags": f"{family}|{look}",
         "tag_price": round(float(rng.uniform(1, 20)), 2),
+        # Every seventh good has no picture.
+        "picture": [number % len(FAMILIES) / 2, number / 10, 1.5] if number % 7 else None,
     }
 
 
@@ -151,6 +153,7 @@ def _recipe(paths: dict[str, Path], *, days: int, format: str) -> dict[str, Any]
             categories=["tags"],
             separator="|",
             numeric=["tag_price"],
+            vectors="picture",
         ),
         "users": table(
             "members",

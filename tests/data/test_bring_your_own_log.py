@@ -45,6 +45,7 @@ def test_the_example(ray_session, blocks):
         {"item_id": "B-12", "text": "Rye bread, Mill & Sons", "categories": ["bakery", "bread"]},
         {"item_id": "C-07", "text": "Mountain cheese", "categories": ["dairy", "cheese"]},
     ]
+    assert [len(vector or ()) for vector in log.items["vectors"].to_pylist()] == [0, 3, 0]
     consent = dict(zip(log.users["user_id"].to_pylist(), log.users["consent"].to_pylist(), strict=True))
     assert consent == {"1017": True, "2093": False, "4000": False}
     events = pa.concat_tables(block for block in ray.get(log.events.to_arrow_refs()) if block.num_rows)

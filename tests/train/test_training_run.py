@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ from clm_ray.features.history import EMPTY
 from clm_ray.model.explain import TextModel, explain_text
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
-from clm_ray.model.items import ItemTable
+from clm_ray.model.items import ItemTable, ItemVectors
 from clm_ray.model.text import TextTower, tokenize
 from clm_ray.train.narrate import PROGRESS
 from clm_ray.train.run import DONE, git_revision, train
@@ -53,7 +54,9 @@ def _tower(release: Path, state: dict[str, torch.Tensor] | None) -> TextTower:
 def _item_vectors(release: Path, tower: TextTower) -> np.ndarray:
     """Item vectors from scratch: texts through tokenizer, tower and network."""
     opened = ModelFolder.open(release)
-    items = ItemTable.build(opened.catalogue(), np.load(release / "item_slot.npy"))
+    vectors = ItemVectors.of(pq.read_table(release / "items.parquet"))
+    assert vectors.vector_IM.shape[1] == opened.description().sizes.vector_width == 3
+    items = ItemTable.build(opened.catalogue(), np.load(release / "item_slot.npy"), vectors)
     tokens = tokenize(
         items.texts,
         AutoTokenizer.from_pretrained(release / "encoder"),
