@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clm_ray.config.model import EncoderConfig
 from clm_ray.errors import AssetError, ConfigError
@@ -169,6 +170,7 @@ class TextTower(nn.Module):
         self.lower = nn.ModuleList(layers[:cut])
         self.upper = nn.ModuleList(layers[cut:])
         self.pooling = pooling
+        self.recompute = False  # the upper layers in the backward pass, instead of keeping what they computed
         self.hidden = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self.embeddings.requires_grad_(False)
         self.lower.requires_grad_(False)
@@ -180,7 +182,8 @@ class TextTower(nn.Module):
 
     def pooled(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """Text vectors t [X, H] from the lower part's states."""
-        states = self._run(self.upper, states_XSH, mask_XS)
+        recompute = self.recompute and torch.is_grad_enabled()
+        states = self._run(self.upper, states_XSH, mask_XS, recompute=recompute)
         if self.pooling == "cls":
             return states[:, 0]
         if self.pooling == "last":
@@ -194,11 +197,15 @@ class TextTower(nn.Module):
         return self.pooled(self.lower_states(ids_XS, mask_XS), mask_XS)
 
     @staticmethod
-    def _run(layers: nn.ModuleList, states: Tensor, mask_XS: Tensor) -> Tensor:
+    def _run(layers: nn.ModuleList, states: Tensor, mask_XS: Tensor, *, recompute: bool = False) -> Tensor:
         allowed = mask_XS[:, None, None, :]
         bias = torch.zeros_like(allowed, dtype=states.dtype).masked_fill(~allowed, torch.finfo(states.dtype).min)
         for layer in layers:
-            out = layer(states, attention_mask=bias)
+            out: Any = (
+                checkpoint(layer, states, attention_mask=bias, use_reentrant=False)
+                if recompute
+                else layer(states, attention_mask=bias)
+            )
             states = out if isinstance(out, Tensor) else out[0]
         return states
 

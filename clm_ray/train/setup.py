@@ -120,6 +120,9 @@ def assemble(prepared: Prepared) -> Assembled:
     torch.manual_seed(recipe.train.seed)
     model = Recommender(Network(sizes, recipe.model), tower)
     model.network.start_from_rate(**_base_rate(prepared.manifest))
+    for part in (model.network, tower):
+        if part is not None:
+            part.recompute = recipe.train.activation_checkpointing
     tokens = (
         tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)
         if tower is not None
