@@ -7,6 +7,7 @@ ClmError
  │    └── QuarantineError     too many rows were rejected
  ├── AssetError         a package, model weights, a digest that does not match
  ├── TrainError         a run that cannot go on
+ │    └── DivergenceError     the loss is not finite or has exploded
  ├── ReleaseError       a release is incomplete, damaged, or not there
  ├── StoreError         the online store refuses or cannot be reached
  ├── EndpointError      the endpoint cannot be reached, is not ready, or failed (5xx)
@@ -71,6 +72,10 @@ class AssetError(ClmError):
 
 class TrainError(ClmError):
     """Training cannot go on."""
+
+
+class DivergenceError(TrainError):
+    """The loss is not finite or has exploded: the same again would end the same."""
 
 
 class ReleaseError(ClmError):

@@ -30,13 +30,27 @@ class TrainConfig(Section):
     encoder_learning_rate: float = Field(default=3e-5, gt=0)
     """Peak rate of the encoder."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW weight decay."""
+    """Weight decay of matrices."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw: weight decay apart from the gradient; adam: decay as part of it (L2); sgd: with `momentum`."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of sgd; the others do not read it."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """The rate after warm-up: down to a tenth along a cosine or a line, or constant."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps with a rising rate; then cosine decay to a tenth."""
+    """Share of the steps with a rising rate."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a step is computed in, one after the other, on each worker: less memory for activations, the same gradient."""
+    activation_checkpointing: bool = False
+    """Compute user-tower blocks and trained encoder layers again in the backward pass: less memory, more time, the same gradient."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradient clipping."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per step of a moving average of the trained weights, which is then what is validated, exported and served; 0: off."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What a GPU worker keeps in CPU memory: the optimiser's state (stages 1 to 3), or parameters too (stage 3)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Further DeepSpeed keys; a clash with a key this project sets is an error."""
     click_weight: float = Field(default=1.0, ge=0)
@@ -62,6 +76,12 @@ class TrainConfig(Section):
     start_from: str | None = None
     """Model folder of another run or release (also of another recipe): its trained text tower, user tower and interaction are the start
     weights, whose sizes must be the same."""
+    checkpoint_steps: int = Field(default=100, ge=0)
+    """Steps between checkpoints within an epoch, each a pause of seconds; 0: at the end of an epoch only."""
+    explosion: float = Field(default=10.0, gt=1)
+    """A run stops when its training loss, smoothed over some twenty steps, is this many times what it was over the first of them."""
+    leak_auc: float = Field(default=0.995, gt=0.5, le=1)
+    """A validation AUC above this is reported as a probable leak: a label or a feature that knows the answer."""
     seed: int = 0
     """Seed of initial weights, order, dropout and draws."""
     max_failures: int = Field(default=2, ge=0)

@@ -8,7 +8,7 @@ Shape letters: X texts, S tokens, H hidden size of the encoder, A attention head
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clm_ray.errors import ConfigError
+
+Layer = Callable[..., Any]
+"""A layer, or what runs it in a way of its own."""
 
 
 class Family(nn.Module):
@@ -31,7 +34,7 @@ class Family(nn.Module):
         """[X, S, H] that the first layer reads."""
         raise NotImplementedError
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H] after `layers`."""
         raise NotImplementedError
 
@@ -51,7 +54,7 @@ class BertFamily(Family):
         states: Tensor = self.project(self.embeddings(input_ids=ids_XS))
         return states
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]."""
         bias = _bias(mask_XS[:, None, None, :], states_XSH.dtype)
         for layer in layers:
@@ -69,7 +72,7 @@ class MPNetFamily(BertFamily):
         self.relative_bias = encoder.encoder.relative_attention_bias
         self._bucket = type(encoder.encoder).relative_position_bucket
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]."""
         index_S = torch.arange(mask_XS.shape[1], device=mask_XS.device)
         position = self.relative_bias(self._bucket(index_S[None, :] - index_S[:, None])).permute(2, 0, 1)
@@ -101,7 +104,7 @@ class GPT2Family(Family):
         states: Tensor = self.wte(ids_XS) + self.wpe(torch.arange(ids_XS.shape[1], device=ids_XS.device))
         return states
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]."""
         bias = _bias(_causal(mask_XS), states_XSH.dtype)
         for layer in layers:
@@ -132,7 +135,7 @@ class RotaryFamily(Family):
         states: Tensor = self.embed_tokens(ids_XS)
         return states
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]."""
         bias = _bias(_causal(mask_XS), states_XSH.dtype)
         index = torch.arange(mask_XS.shape[1], device=mask_XS.device)[None]
@@ -170,7 +173,7 @@ class XLNetFamily(Family):
         states: Tensor = self.words(ids_XS)
         return states
 
-    def run(self, layers: Iterable[nn.Module], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+    def run(self, layers: Iterable[Layer], states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """[X, S, H]; the layers themselves have the texts in the second dimension."""
         states_SXH, tokens = states_XSH.transpose(0, 1).contiguous(), mask_XS.shape[1]
         hidden = (~mask_XS.T)[None, :, :, None]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from clm_ray.config.model import ModelConfig
 from clm_ray.features.tokens import TOKEN_VALUES
@@ -108,6 +109,7 @@ class Network(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.config = config
+        self.recompute = False  # the blocks in the backward pass, instead of keeping what they computed
         d = sizes.width
         self.text = nn.Linear(sizes.text_width, d) if config.use_text else None
         self.identifier = nn.Embedding(sizes.id_slots, d) if config.use_ids else None
@@ -179,7 +181,8 @@ class Network(nn.Module):
         """Profile vectors h [B, T, D]: position p has seen p events (at most the last `reach` of them)."""
         states = token_BTD
         for block in self.blocks:
-            states = block(states)
+            recompute = self.recompute and torch.is_grad_enabled()
+            states = checkpoint(block, states, use_reentrant=False) if recompute else block(states)
         return self.user_norm(states)
 
     def click_logits(

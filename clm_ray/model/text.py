@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clm_ray.config.model import EncoderConfig, LoraConfig
 from clm_ray.errors import AssetError, ConfigError
@@ -170,6 +171,17 @@ def tokenize(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> Tokens
     return Tokens(flat, start)
 
 
+class Recomputed:
+    """A layer whose activations are computed again in the backward pass, instead of being kept."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer's own call."""
+        return checkpoint(self._layer, *args, use_reentrant=False, **kwargs)
+
+
 class AttentionPool(nn.Module):
     """The mean of the token states, weighted by a learned query (Yang et al., 2016); it begins as the plain mean."""
 
@@ -203,6 +215,7 @@ class TextTower(nn.Module):
         self.norm = parts.norm
         self.pooling = pooling
         self.pool = AttentionPool(parts.hidden) if pooling == "attention" else None
+        self.recompute = False  # the upper layers in the backward pass, instead of keeping what they computed
         self.hidden = parts.hidden
         self.family.requires_grad_(False)
         self.lower.requires_grad_(False)
@@ -216,7 +229,9 @@ class TextTower(nn.Module):
 
     def pooled(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """Text vectors t [X, H] from the lower part's states."""
-        states: Tensor = self.norm(self.family.run(self.upper, states_XSH, mask_XS))
+        recompute = self.recompute and torch.is_grad_enabled()
+        upper = [Recomputed(layer) for layer in self.upper] if recompute else self.upper
+        states: Tensor = self.norm(self.family.run(upper, states_XSH, mask_XS))
         if self.pool is not None:
             vectors: Tensor = self.pool(states, mask_XS)
             return vectors

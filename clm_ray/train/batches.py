@@ -5,6 +5,7 @@ Shape letters: B windows, U distinct items, X distinct texts, K texts with gradi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,17 +70,25 @@ class BatchMaker:
 
     def make(self, windows: Windows, *, rank: int, world: int, step: int, epoch: int, train: bool) -> Batch:
         """This rank's share of the global batch `windows`."""
+        return next(self.parts(windows, rank=rank, world=world, step=step, epoch=epoch, train=train, parts=1))
+
+    def parts(
+        self, windows: Windows, *, rank: int, world: int, step: int, epoch: int, train: bool, parts: int
+    ) -> Iterator[Batch]:
+        """This rank's share of the global batch `windows`, in `parts` parts: each is what one of world · parts ranks would get,
+        so the mean of all gradients is the gradient of the global batch.
+        """
         train_config = self.recipe.train
         rng = np.random.default_rng([train_config.seed, epoch, step, 7])
         negative_rows = self.popularity.draw(train_config.retrieval_negatives, rng)
         next_items = self._next_items(windows, rng) if train else [np.empty(0, np.int64)] * len(windows)
         trained = self._budget(windows, negative_rows) if train else np.empty(0, np.int64)
-        scale = self._scale(windows, next_items, world)
-        mine = windows.share(rank, world)
-        next_mine = next_items[rank::world]
-        if not len(mine):
-            mine, next_mine = _nothing(self.spec), [np.empty(0, np.int64)]
-        return self._tensors(mine, next_mine, negative_rows, trained, scale)
+        scale = self._scale(windows, next_items, world * parts)
+        for share in range(rank, world * parts, world):
+            mine, next_mine = windows.share(share, world * parts), next_items[share :: world * parts]
+            if not len(mine):
+                mine, next_mine = _nothing(self.spec), [np.empty(0, np.int64)]
+            yield self._tensors(mine, next_mine, negative_rows, trained, scale)
 
     def _budget(self, windows: Windows, negative_rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank.

@@ -1,65 +1,62 @@
-"""The loop of one Ray Train worker: a thin loop around the DeepSpeed engine.
+"""The loop of one training worker: a thin loop around the DeepSpeed engine.
 
 read windows → batch → engine(batch) → backward → step     every rank equally often
-at the end of an epoch: refresh text vectors → validate → keep the best model → report a checkpoint
+every few steps: checkpoint
+at the end of an epoch: refresh text vectors → validate → keep the best model → checkpoint
+
+The loop knows nothing of Ray: it works in a process group of torch.distributed, wherever that comes from.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray.train
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 
-from clm_ray.config.recipe import Recipe, recipe_from
-from clm_ray.errors import TrainError
+from clm_ray.config.recipe import Recipe
+from clm_ray.config.train import TrainConfig
+from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.calibration import Calibration
+from clm_ray.train import checkpoint
+from clm_ray.train.averaging import Average
 from clm_ray.train.batches import BatchMaker, Popularity
+from clm_ray.train.checkpoint import Found, Progress
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
+from clm_ray.train.guards import leak_warnings
 from clm_ray.train.narrate import tell
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
-from clm_ray.train.tracking import Tracker, tracking
+from clm_ray.train.tracking import Tracker
 from clm_ray.train.validate import Validation, score_of, validate
-from clm_ray.train.windows import WindowSet, training_windows
+from clm_ray.train.weights import full_state, gathered
+from clm_ray.train.windows import Windows, WindowSet, training_windows
 
-TAG = "state"
-STATE = "clm_state.json"
+LOSSES = ("click", "retention", "retrieval")
+"""In the order of `Batch.scale`."""
 
-
-@dataclass
-class Progress:
-    """What a resumed run must know beside the engine's state."""
-
-    epoch: int = 0
-    best: float | None = None
-    epochs_without_gain: int = 0
-    finished: bool = False
-    epochs: list[dict[str, float]] = field(default_factory=list)
+Report = Callable[[dict[str, Any], Path], None]
+"""Hands a rank's part of a checkpoint over to where checkpoints are kept; every rank calls it equally often."""
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Entry point of a Ray Train worker. `config`: dataset, model_folder, recipe, git, wandb_mode."""
-    recipe = recipe_from(config["recipe"])
-    if not recipe.train.use_gpu:
-        torch.set_num_threads(recipe.train.threads_per_worker)
-    folder = Path(config["model_folder"])
-    worker = Worker.start(recipe, Path(config["dataset"]), folder, git=config["git"])
-    done, git, mode = worker.progress.epoch * worker.schedule.steps, config["git"], config["wandb_mode"]
-    with tracking(
-        folder.parent, recipe=recipe, git=git, done=done, rank=worker.rank, wandb_mode=mode
-    ) as worker.tracker:
-        worker.run()
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands."""
+
+    rank: int
+    world: int
+    device: torch.device
 
 
 @dataclass
@@ -77,162 +74,198 @@ class Worker:
     frozen: NDArray[np.float32]
     model_folder: Path
     git: str
-    rank: int
-    world: int
-    device: torch.device
-    progress: Progress
+    place: Place
+    report: Report
+    average: Average | None = None
+    progress: Progress = field(default_factory=Progress)
+    last_checkpoint: str = "none"
     tracker: Tracker = field(default_factory=Tracker)
 
     @staticmethod
-    def start(recipe: Recipe, dataset: Path, model_folder: Path, *, git: str) -> Worker:
-        """Open the dataset, build model and engine, and load the last checkpoint if there is one."""
-        context = ray.train.get_context()
-        rank, world = context.get_world_rank(), context.get_world_size()
-        device = ray.train.torch.get_device() if recipe.train.use_gpu else torch.device("cpu")
+    def start(recipe: Recipe, dataset: Path, model_folder: Path, *, git: str, place: Place, report: Report) -> Worker:
+        """Open the dataset, build model and engine, and load the last whole checkpoint if there is one."""
         prepared = open_dataset(dataset, recipe)
         assembled = assemble(prepared)
-        assembled.model.to(device)
-        tower, tokens = assembled.model.tower, assembled.tokens
-        lower: LowerStates | None = None
-        frozen = np.zeros((len(prepared.items.texts), 1), np.float32)
-        if tower is not None and tokens is not None:
-            if rank == 0:
-                tell(model_folder.parent, f"encoding {len(tokens):,} distinct item texts")
-            lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
-            frozen = text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
+        assembled.model.to(place.device)
         train, valid = training_windows(dataset, user_share=recipe.train.user_share)
         if not len(train):
             raise TrainError(
                 "no training windows", field="dataset", value=str(dataset), fix="check split and event types"
             )
-        maker = BatchMaker(
-            recipe,
-            prepared.spec,
-            prepared.items,
-            prepared.users,
-            prepared.columns,
-            lower,
-            Popularity.build(prepared.events_I),
-            prepared.manifest["train_end_us"] if not recipe.split.refit else prepared.manifest["log_end_us"] + 1,
-            np.zeros(max(len(prepared.items.texts), 1), np.int64),
-        )
-        engine = start_engine(assembled.model, recipe.train)
+        run = model_folder.parent
+        say = _narrator(run, place)
+        lower, frozen = _frozen_texts(prepared, assembled, place, say=say)
+        found = checkpoint.find(run, rank=place.rank, say=say)
+        universal = found is not None and found.needs_conversion(recipe.train, world=place.world)
         worker = Worker(
             recipe,
             prepared,
             assembled,
-            engine,
-            maker,
+            start_engine(assembled.model, recipe.train, universal=universal),
+            _maker(prepared, lower),
             train,
             valid,
             Schedule.plan(recipe.train, len(train)),
             frozen,
             model_folder,
             git,
-            rank,
-            world,
-            device,
-            Progress(),
+            place,
+            report,
         )
-        worker._resume()
+        if recipe.train.ema:
+            worker.average = Average(assembled.model, recipe.train.ema, rank=place.rank)
+        if found is not None:
+            worker._resume(found, universal=universal)
+        else:
+            worker._refresh()
         asked, planned = recipe.train, worker.schedule
-        if rank == 0 and (planned.windows_per_step, planned.epochs) != (asked.windows_per_step, asked.epochs):
-            tell(
-                model_folder.parent,
+        if (planned.windows_per_step, planned.epochs) != (asked.windows_per_step, asked.epochs):
+            say(
                 f"{len(train):,} training windows are few: {planned.windows_per_step} per step, "
-                f"up to {planned.epochs} epochs (train.min_steps={asked.min_steps})",
+                f"up to {planned.epochs} epochs (train.min_steps={asked.min_steps})"
             )
         return worker
 
     def run(self) -> None:
-        """All remaining epochs."""
-        self._refresh()
-        while self.progress.epoch < self.schedule.epochs and not self.progress.finished:
-            started = time.monotonic()
-            losses = self._epoch(self.progress.epoch)
+        """All that remains. Raises DivergenceError, on every rank."""
+        progress = self.progress
+        while progress.epoch < self.schedule.epochs and not progress.finished:
+            started, before = time.monotonic(), progress.seconds
+            losses = self._epoch(started)
             self._refresh()
-            validation = self._validate()
-            self._account(losses, validation, seconds=time.monotonic() - started)
+            with self._as_served():
+                validation = self._validate()
+                progress.seconds = before + time.monotonic() - started
+                self._account(losses, validation)
             self._checkpoint(validation.metrics)
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        config, schedule = self.recipe.train, self.schedule
-        sums, started = torch.zeros(3), time.monotonic()
-        shown = torch.zeros(3)
-        torch.manual_seed(config.seed * 1_000_003 + epoch * 1009 + self.rank)
+    def _epoch(self, started: float) -> dict[str, float]:
+        """The remaining steps of the epoch; mean losses of all of them."""
+        config, schedule, progress = self.recipe.train, self.schedule, self.progress
+        before, shown, first = progress.seconds, np.zeros(len(LOSSES)), progress.step
+        progress.sums = progress.sums or [0.0] * len(LOSSES)
         self.engine.train()
-        for step, windows in self.train.batches(schedule.windows_per_step, seed=config.seed, epoch=epoch, shuffle=True):
-            done = epoch * schedule.steps + step
-            set_rates(self.engine, rate_factor(done, schedule.total, warmup_share=config.warmup_share))
-            batch = self.maker.make(windows, rank=self.rank, world=self.world, step=step, epoch=epoch, train=True)
-            loss, parts = self.engine(batch.to(self.device))
+        for step, windows in self.train.batches(
+            schedule.windows_per_step, seed=config.seed, epoch=progress.epoch, shuffle=True, first_step=first
+        ):
+            losses = self._step(windows, step)
+            self._watch(losses, step)
+            progress.sums = [total + loss for total, loss in zip(progress.sums, losses, strict=True)]
+            shown += losses
+            progress.step = step + 1
+            if progress.step % config.log_every == 0:
+                self._say_step(shown / min(config.log_every, progress.step - first), first, started)
+                shown[:] = 0
+            if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and step + 1 < schedule.steps:
+                progress.seconds = before + time.monotonic() - started
+                self._checkpoint(
+                    {name: total / progress.step for name, total in zip(LOSSES, progress.sums, strict=True)}
+                )
+        return {name: total / schedule.steps for name, total in zip(LOSSES, progress.sums, strict=True)}
+
+    def _step(self, windows: Windows, step: int) -> list[float]:
+        """One optimiser step; the losses of the global batch (per weight), the same on every rank."""
+        config, epoch, place = self.recipe.train, self.progress.epoch, self.place
+        done = epoch * self.schedule.steps + step
+        set_rates(self.engine, rate_factor(done, self.schedule.total, config=config))
+        total = torch.zeros(len(LOSSES), device=place.device)
+        parts = self.maker.parts(
+            windows,
+            rank=place.rank,
+            world=place.world,
+            step=step,
+            epoch=epoch,
+            train=True,
+            parts=config.accumulate,
+        )
+        for part, batch in enumerate(parts):
+            # Dropout is a function of where the run is, so that a resumed run needs no random state.
+            torch.manual_seed(_seed_of(config.seed, epoch, step, part * place.world + place.rank))
+            batch = batch.to(place.device)
+            loss, sums = self.engine(batch)
             self.engine.backward(loss)
             self.engine.step()
-            scaled = (
-                parts.cpu()
-                * batch.scale
-                / torch.tensor(
-                    [max(w, 1e-12) for w in (config.click_weight, config.retention_weight, config.retrieval_weight)]
-                )
-            )
-            sums, shown = sums + scaled, shown + scaled
-            if not bool(torch.isfinite(scaled).all()):
-                raise TrainError(
-                    "the loss is not finite",
-                    field="train.learning_rate",
-                    value=f"epoch {epoch + 1}, step {step + 1}, losses {[round(float(x), 4) for x in scaled]}",
-                    fix="lower the learning rate; the last checkpoint is intact",
-                )
-            if self.rank == 0 and (step + 1) % config.log_every == 0:
-                self._say(epoch, step + 1, shown / config.log_every, started)
-                shown = torch.zeros(3)
-        mean = sums / schedule.steps
-        return {"click": float(mean[0]), "retention": float(mean[1]), "retrieval": float(mean[2])}
+            total += sums * batch.scale / config.accumulate
+        if self.average is not None:
+            self.average.update(done)
+        dist.all_reduce(total)
+        weights = [max(weight, 1e-12) for weight in _loss_weights(config)]
+        return [float(t) / place.world / weight for t, weight in zip(total.tolist(), weights, strict=True)]
 
-    def _say(self, epoch: int, step: int, losses: torch.Tensor, started: float) -> None:
-        schedule = self.schedule
-        speed = step * schedule.windows_per_step / (time.monotonic() - started)
+    def _watch(self, losses: list[float], step: int) -> None:
+        """Stop where the losses diverge. They are the same on every rank, so every rank stops."""
+        config, progress = self.recipe.train, self.progress
+        total = sum(loss * weight for loss, weight in zip(losses, _loss_weights(config), strict=True))
+        problem = progress.watch.problem(losses, total=total, explosion=config.explosion)
+        if problem is None:
+            return
+        places = self.train.places(self.schedule.windows_per_step, seed=config.seed, epoch=progress.epoch, step=step)
+        raise DivergenceError(
+            f"{problem} in epoch {progress.epoch + 1}, step {step + 1}",
+            field="train.learning_rate",
+            value=", ".join(f"{name} {loss:.4g}" for name, loss in zip(LOSSES, losses, strict=True)),
+            fix=f"lower the learning rate, or look at the step's windows in the dataset's sequences (file/row group/row): "
+            f"{' '.join(places)}. The last good checkpoint is {self.last_checkpoint}",
+        )
+
+    def _say_step(self, losses: NDArray[np.float64], first: int, started: float) -> None:
+        schedule, step = self.schedule, self.progress.step
+        speed = (step - first) * schedule.windows_per_step / (time.monotonic() - started)
         left = (schedule.steps - step) * schedule.windows_per_step / speed
         rates = {group["name"]: group["lr"] for group in self.engine.optimizer.param_groups}
-        means = dict(zip(("click", "retention", "retrieval"), losses.tolist(), strict=True))
-        self.tracker.steps(means, rates=rates, speed=speed, step=epoch * schedule.steps + step)
-        tell(
-            self.model_folder.parent,
-            f"epoch {epoch + 1}/{schedule.epochs} step {step}/{schedule.steps}  "
+        means = dict(zip(LOSSES, losses.tolist(), strict=True))
+        self.tracker.steps(means, rates=rates, speed=speed, step=self.progress.epoch * schedule.steps + step)
+        self._say(
+            f"epoch {self.progress.epoch + 1}/{schedule.epochs} step {step}/{schedule.steps}  "
             f"click {losses[0]:.4f}  retention {losses[1]:.4f}  retrieval {losses[2]:.3f}  "
             f"{speed:.0f} windows/s  {left:.0f} s left in epoch",
         )
 
+    def _say(self, line: str) -> None:
+        _narrator(self.model_folder.parent, self.place)(line)
+
     def _refresh(self) -> None:
         """Encode every text with the tower as it is now."""
-        model = self.assembled.model
+        model, texts = self.assembled.model, len(self.prepared.items.texts)
         if model.tower is None or self.maker.lower is None:
-            model.cache_ZH = torch.zeros(
-                len(self.prepared.items.texts), model.network.sizes.text_width, device=self.device
-            )
+            model.cache_ZH = torch.zeros(texts, model.network.sizes.text_width, device=self.place.device)
             return
-        vectors = text_vectors(
-            model.tower,
-            self.maker.lower,
-            len(self.prepared.items.texts),
-            rank=self.rank,
-            world=self.world,
-            device=self.device,
-        )
-        model.cache_ZH = torch.from_numpy(vectors).to(self.device)
+        with gathered(model):
+            vectors = text_vectors(
+                model.tower,
+                self.maker.lower,
+                texts,
+                rank=self.place.rank,
+                world=self.place.world,
+                device=self.place.device,
+            )
+        model.cache_ZH = torch.from_numpy(vectors).to(self.place.device)
+
+    @contextmanager
+    def _as_served(self) -> Iterator[None]:
+        """Within the block the model is what will be served: averaged where that is asked for, and whole on every rank."""
+        model, trained = self.assembled.model, self.assembled.model.cache_ZH
+        with self.average.applied() if self.average is not None else nullcontext():
+            if self.average is not None:
+                self._refresh()
+            with gathered(model):
+                yield
+        model.cache_ZH = trained
 
     def _validate(self) -> Validation:
+        place = self.place
         return validate(
-            self.assembled.model, self.valid, self.maker, rank=self.rank, world=self.world, device=self.device
+            self.assembled.model, self.valid, self.maker, rank=place.rank, world=place.world, device=place.device
         )
 
-    def _account(self, losses: dict[str, float], validation: Validation, *, seconds: float) -> None:
+    def _account(self, losses: dict[str, float], validation: Validation) -> None:
         """Write down the epoch, keep the model if it is the best so far, decide whether to go on."""
         progress, metrics = self.progress, validation.metrics
-        progress.epoch += 1
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, []
         score = score_of(self.recipe, metrics)
         better = progress.best is None or math.isnan(score) or score > progress.best
         train_loss = {f"train_{name}_loss": value for name, value in losses.items()}
+        seconds, progress.seconds = progress.seconds, 0.0
         progress.epochs.append({"epoch": progress.epoch, **train_loss, **metrics, "seconds": seconds})
         if better:
             progress.best, progress.epochs_without_gain = score, 0
@@ -240,19 +273,22 @@ class Worker:
             progress.epochs_without_gain += 1
         waited = progress.epochs_without_gain >= self.recipe.train.patience
         progress.finished = waited and progress.epoch * self.schedule.steps >= self.recipe.train.min_steps
-        if self.rank == 0:
-            marks = " (best)" if better else ""
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))
-            line = f"epoch {progress.epoch}/{self.schedule.epochs} done in {seconds:.0f} s  valid: {shown}{marks}"
-            tell(self.model_folder.parent, line)
-            self.tracker.validated(metrics, step=progress.epoch * self.schedule.steps)
+        marks = " (best)" if better else ""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if not math.isnan(value))
+        self._say(f"epoch {progress.epoch}/{self.schedule.epochs} done in {seconds:.0f} s  valid: {shown}{marks}")
+        self.tracker.validated(metrics, step=progress.epoch * self.schedule.steps)
+        for warning in leak_warnings(metrics, leak_auc=self.recipe.train.leak_auc):
+            self._say(f"WARNING {warning}")
+            progress.warnings.append(f"epoch {progress.epoch}: {warning}")
         if better:
             self._export(validation.calibration)
 
     def _export(self, calibration: Calibration) -> None:
-        state = full_state(self.engine, self.assembled.model)
+        state = full_state(self.assembled.model)
         vectors = item_vectors(self.assembled, self.prepared, self.assembled.model.cache_ZH)
-        if self.rank == 0:
+        progress = self.progress
+        history = {"epochs": progress.epochs, "warnings": progress.warnings}
+        if self.place.rank == 0:
             export_model(
                 self.model_folder,
                 assembled=replace(
@@ -262,39 +298,91 @@ class Worker:
                 state=state,
                 vectors=vectors,
                 frozen=self.frozen,
-                history={"epochs": self.progress.epochs, "git": self.git, "dataset": self.prepared.manifest["id"]},
+                history={**history, "git": self.git, "dataset": self.prepared.manifest["id"]},
             )
 
     def _checkpoint(self, metrics: dict[str, float]) -> None:
-        """Every rank saves its part to its own folder under one tag and reports it."""
+        """Every rank writes its part to its own folder and reports it."""
+        progress = self.progress
+        tensors = {
+            checkpoint.CACHE: self.assembled.model.cache_ZH,
+            checkpoint.LAST_TRAINED: torch.from_numpy(self.maker.last_trained),
+        }
+        if self.average is not None:
+            tensors |= {checkpoint.AVERAGE + name: t for name, t in self.average.state().items()}
         with tempfile.TemporaryDirectory() as folder:
-            self.engine.save_checkpoint(folder, tag=TAG)
-            if self.rank == 0:
-                state = {**asdict(self.progress), "last_trained": self.maker.last_trained.tolist()}
-                (Path(folder) / STATE).write_text(json.dumps(state), encoding="utf-8")
-            ray.train.report(
-                {**metrics, "epoch": self.progress.epoch, "best": self.progress.best},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint.write(
+                Path(folder),
+                engine=self.engine,
+                config=self.recipe.train,
+                progress=progress,
+                tensors=tensors,
+                rank=self.place.rank,
             )
+            self.report(
+                {**metrics, "epoch": progress.epoch, "step": progress.step, "best": progress.best}, Path(folder)
+            )
+        self.last_checkpoint = f"the one after {_position(progress)}"
 
-    def _resume(self) -> None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            self.engine.load_checkpoint(folder, tag=TAG)
-            state = json.loads((Path(folder) / STATE).read_text(encoding="utf-8"))
-        self.maker.last_trained = np.array(state.pop("last_trained"), np.int64)
-        self.progress = Progress(**state)
-        if self.rank == 0:
-            tell(self.model_folder.parent, f"resumed after epoch {self.progress.epoch}")
+    def _resume(self, found: Found, *, universal: bool) -> None:
+        run, rank = self.model_folder.parent, self.place.rank
+        if universal:
+            self._say(f"converting the checkpoint of {found.world} workers for {self.place.world}")
+        with checkpoint.converted_state(found, run, rank=rank) if universal else nullcontext() as converted:
+            tensors = checkpoint.load(found, self.engine, converted=converted)
+        self.assembled.model.cache_ZH = tensors[checkpoint.CACHE].to(self.place.device)
+        self.maker.last_trained = tensors[checkpoint.LAST_TRAINED].numpy()
+        if self.average is not None:
+            prefix = checkpoint.AVERAGE
+            self.average.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        self.progress = found.progress
+        self.last_checkpoint = f"{found.folder.name}, after {_position(found.progress)}"
+        self._say(f"resumed after {_position(found.progress)}")
 
 
-def full_state(engine: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Unpartitioned weights (ZeRO-3 gathers them)."""
-    if engine.zero_optimization_stage() < 3:
-        return {name: t.detach() for name, t in model.state_dict().items()}
-    import deepspeed
+def _frozen_texts(
+    prepared: Prepared, assembled: Assembled, place: Place, *, say: Callable[[str], None]
+) -> tuple[LowerStates | None, NDArray[np.float32]]:
+    """Lower states of all texts, and their vectors before any training."""
+    tower, tokens = assembled.model.tower, assembled.tokens
+    if tower is None or tokens is None:
+        return None, np.zeros((len(prepared.items.texts), 1), np.float32)
+    say(f"encoding {len(tokens):,} distinct item texts")
+    rank, world, device = place.rank, place.world, place.device
+    lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
+    return lower, text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
 
-    with deepspeed.zero.GatheredParameters(list(model.parameters())):
-        return {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
+
+def _maker(prepared: Prepared, lower: LowerStates | None) -> BatchMaker:
+    recipe, manifest = prepared.recipe, prepared.manifest
+    return BatchMaker(
+        recipe,
+        prepared.spec,
+        prepared.items,
+        prepared.users,
+        prepared.columns,
+        lower,
+        Popularity.build(prepared.events_I),
+        manifest["train_end_us"] if not recipe.split.refit else manifest["log_end_us"] + 1,
+        np.zeros(max(len(prepared.items.texts), 1), np.int64),
+    )
+
+
+def _narrator(run: Path, place: Place) -> Callable[[str], None]:
+    """Rank 0 speaks for all."""
+    return (lambda line: tell(run, line)) if place.rank == 0 else (lambda line: None)
+
+
+def _loss_weights(config: TrainConfig) -> tuple[float, ...]:
+    return (config.click_weight, config.retention_weight, config.retrieval_weight)
+
+
+def _seed_of(*parts: int) -> int:
+    return int(np.random.SeedSequence([part % 2**63 for part in parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _position(progress: Progress) -> str:
+    """Where a checkpoint stands, in words that count from 1."""
+    if progress.step == 0:
+        return f"epoch {progress.epoch}"
+    return f"step {progress.step} of epoch {progress.epoch + 1}"

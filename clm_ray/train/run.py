@@ -13,13 +13,13 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.config.train import TrainConfig
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.manifest import read_manifest
-from clm_ray.errors import TrainError
+from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.text import check_encoder
 from clm_ray.train.engine import settings
-from clm_ray.train.loop import train_worker
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
 from clm_ray.train.tracking import check_tracking, wandb_mode
+from clm_ray.train.worker import STOPPED, train_worker
 
 Say = Callable[[str], None]
 
@@ -52,7 +52,7 @@ def train(
     A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over. `say` gets
     the progress lines.
     Raises TrainError where the dataset was prepared with other settings, or the workers failed more often than
-    train.max_failures; ConfigError and AssetError for what they cannot work with.
+    train.max_failures; DivergenceError where the loss diverged; ConfigError and AssetError for what they cannot work with.
     """
     dataset = workspace.current("datasets")
     run = workspace.runs / (name or run_name(recipe, dataset))
@@ -93,7 +93,7 @@ def _say_what_is_missing(config: TrainConfig, *, say: Say) -> None:
 def fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say, callbacks: tuple[Any, ...] = ()) -> None:
     """Run the workers until the run is finished, from its last checkpoint if there is one. `callbacks`: Ray Train's.
 
-    Raises TrainError where the workers failed more often than train.max_failures.
+    Raises TrainError where the workers failed more often than train.max_failures, DivergenceError where the loss diverged.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -117,6 +117,7 @@ def fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say, callbacks: tuple[
             callbacks=list(callbacks),
         ),
     )
+    (run / STOPPED).unlink(missing_ok=True)
     try:
         with following(run, say=say):
             trainer.fit()
@@ -128,4 +129,7 @@ def fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say, callbacks: tuple[
             value=run.name,
             fix="see the traceback above; the same command resumes from the last checkpoint",
         ) from cause
+    if (run / STOPPED).is_file():
+        stopped = json.loads((run / STOPPED).read_text(encoding="utf-8"))
+        raise DivergenceError(stopped.pop("problem"), **stopped)
     (run / DONE).write_text(json.dumps({"dataset": dataset.name, "recipe": recipe.digest()}), encoding="utf-8")

@@ -141,6 +141,9 @@ def assemble(prepared: Prepared) -> Assembled:
     model.network.start_from_rate(**_base_rate(prepared.manifest))
     if recipe.train.start_from is not None:
         start_from(model, Path(recipe.train.start_from).expanduser())
+    for part in (model.network, tower):
+        if part is not None:
+            part.recompute = recipe.train.activation_checkpointing
     tokens = (
         tokenize(prepared.items.texts, tokenizer, max_tokens=recipe.model.encoder.max_tokens)
         if tower is not None

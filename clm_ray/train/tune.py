@@ -107,6 +107,8 @@ def run_trial(config: dict[str, Any], *, about: dict[str, Any]) -> None:
 
     values = {key: json.loads(value) if isinstance(value, str) else value for key, value in config.items()}
     recipe, folder = with_values(recipe_from(about["recipe"]), values), Path(about["folder"])
+    # Tune hears of every checkpoint, and only those at the end of an epoch have the metric.
+    recipe = with_values(recipe, {"train.checkpoint_steps": 0})
     name = ray.tune.get_context().get_trial_id()
     run = folder / "runs" / name
     run.mkdir(parents=True, exist_ok=True)

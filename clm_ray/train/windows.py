@@ -36,6 +36,22 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class _Order:
+    """The order of one epoch: runs of chunks, the order within each run, and where each run begins and the last ends."""
+
+    runs: list[NDArray[np.int64]]
+    mixed: list[NDArray[np.int64]]
+    ends: NDArray[np.int64]
+
+    def taken(self, first: int, last: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(run, positions in it) of the windows from `first` to `last` of the epoch."""
+        for r in range(int(np.searchsorted(self.ends, first, side="right")) - 1, len(self.runs)):
+            if self.ends[r] >= last:
+                break
+            yield r, self.mixed[r][max(first - self.ends[r], 0) : last - self.ends[r]]
+
+
+@dataclass(frozen=True)
 class WindowSet:
     """The windows of one split."""
 
@@ -53,25 +69,37 @@ class WindowSet:
         self, windows_per_step: int, *, seed: int, epoch: int, shuffle: bool, first_step: int = 0
     ) -> Iterator[tuple[int, Windows]]:
         """(step, global batch) of one epoch from `first_step` on. Shuffling mixes whole runs of CHUNKS_SHUFFLED chunks."""
+        order = self._order(seed=seed, epoch=epoch, shuffle=shuffle)
+        runs, ends = order.runs, order.ends
+        open_runs: dict[int, pa.Table] = {}
+        for step in range(first_step, self.steps(windows_per_step)):
+            first, last = step * windows_per_step, min((step + 1) * windows_per_step, len(self))
+            pieces = []
+            for r, take in order.taken(first, last):
+                if r not in open_runs:
+                    open_runs = {k: t for k, t in open_runs.items() if ends[k + 1] > first}
+                    open_runs[r] = pa.concat_tables([_read(self.chunks[c]) for c in runs[r]])
+                pieces.append(open_runs[r].take(pa.array(take)))
+            yield step, Windows.of(pa.concat_tables(pieces), self.split)
+
+    def places(self, windows_per_step: int, *, seed: int, epoch: int, step: int) -> list[str]:
+        """Where the windows of a shuffled step lie in the dataset: "file/row group/row in it", without the users' ids."""
+        order = self._order(seed=seed, epoch=epoch, shuffle=True)
+        first, last = step * windows_per_step, min((step + 1) * windows_per_step, len(self))
+        found = []
+        for r, take in order.taken(first, last):
+            chunks = [self.chunks[c] for c in order.runs[r]]
+            rows = [f"{c.path.stem}/{c.group}/{row}" for c in chunks for row in c.rows]
+            found += [rows[t] for t in take]
+        return found
+
+    def _order(self, *, seed: int, epoch: int, shuffle: bool) -> _Order:
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.chunks)) if shuffle else np.arange(len(self.chunks))
         runs = [order[first : first + CHUNKS_SHUFFLED] for first in range(0, len(order), CHUNKS_SHUFFLED)]
         sizes = [sum(len(self.chunks[c].rows) for c in run) for run in runs]
         mixed = [rng.permutation(size) if shuffle else np.arange(size) for size in sizes]
-        ends = np.cumsum([0, *sizes])
-        open_runs: dict[int, pa.Table] = {}
-        for step in range(first_step, self.steps(windows_per_step)):
-            first, last = step * windows_per_step, min((step + 1) * windows_per_step, len(self))
-            pieces = []
-            for r in range(int(np.searchsorted(ends, first, side="right")) - 1, len(runs)):
-                if ends[r] >= last:
-                    break
-                if r not in open_runs:
-                    open_runs = {k: t for k, t in open_runs.items() if ends[k + 1] > first}
-                    open_runs[r] = pa.concat_tables([_read(self.chunks[c]) for c in runs[r]])
-                take = mixed[r][max(first - ends[r], 0) : last - ends[r]]
-                pieces.append(open_runs[r].take(pa.array(take)))
-            yield step, Windows.of(pa.concat_tables(pieces), self.split)
+        return _Order(runs, mixed, np.cumsum([0, *sizes]))
 
 
 def open_windows(dataset: Path, split: int, *, user_share: float = 1.0) -> WindowSet:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from small_dataset import write_tables
 from small_shop import LOOKS, SmallShop, make_shop, small_recipe
 from tiny_bert import write_tiny_bert
 from transformers import AutoConfig, AutoTokenizer
@@ -23,7 +22,6 @@ from clm_ray.model.files import TABLES, Description, ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.recommender import Recommender
 from clm_ray.model.text import TextTower, load_pretrained, tokenize
-from clm_ray.schema import ITEM_STATISTICS, NEIGHBOURS
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.setup import Assembled, Prepared
 
@@ -39,29 +37,12 @@ def parts(shop: SmallShop, tmp_path: Path) -> tuple[Assembled, Prepared]:
     model = shop.model(TextTower(encoder, trained_layers=1, pooling="mean"))
     description = Description(model.network.sizes, shop.users)
     dataset = tmp_path / "dataset"
-    _write_tables(dataset, shop)
+    write_tables(dataset, shop)
+    (dataset / "recipe.yaml").write_text("not the one that counts")
     prepared = Prepared(
         dataset, shop.recipe, {"id": "d1"}, shop.spec, shop.items, shop.events_I, shop.users, shop.columns
     )
     return Assembled(model, description, None, encoder.config, tokenizer), prepared
-
-
-def _write_tables(dataset: Path, shop: SmallShop) -> None:
-    dataset.mkdir()
-    catalogue, statistics = shop.source.catalogue, shop.source.statistics
-    categories = [list(catalogue.categories_of(row)) for row in range(len(catalogue))]
-    items = {"item_id": list(catalogue.ids), "text": list(catalogue.texts), "categories": categories}
-    pq.write_table(pa.table(items), dataset / "items.parquet")
-    users = {
-        "user_id": list(shop.columns),
-        "categorical": pa.array([list(c.items()) for c, _ in shop.columns.values()], pa.map_(pa.string(), pa.string())),
-        "numeric": pa.array([list(n.items()) for _, n in shop.columns.values()], pa.map_(pa.string(), pa.float64())),
-    }
-    pq.write_table(pa.table(users), dataset / "users.parquet")
-    pq.write_table(pa.table(statistics.columns(), schema=ITEM_STATISTICS), dataset / "item_statistics.parquet")
-    pq.write_table(NEIGHBOURS.empty_table(), dataset / "neighbours.parquet")
-    (dataset / "features.json").write_text(json.dumps(shop.spec.to_dict()))
-    (dataset / "recipe.yaml").write_text("not the one that counts")
 
 
 def _export(folder: Path, assembled: Assembled, prepared: Prepared, **changes: Any) -> None:

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from small_shop import make_shop
 
@@ -115,3 +116,13 @@ def test_a_share_of_the_users_is_the_same_users_whatever_the_share(dataset: Path
     some, more, everyone = users(0.3), users(0.7), users(1.0)
     assert set() < some < more < everyone
     assert everyone == {key[0] for _, keys in _epoch(windows) for key in keys}
+
+
+def test_the_places_of_a_step_are_where_its_windows_lie(dataset: Path, windows: WindowSet) -> None:
+    for step, batch in windows.batches(STEP, seed=1, epoch=2, shuffle=True):
+        found = []
+        for place in windows.places(STEP, seed=1, epoch=2, step=step):
+            part, group, row = place.split("/")
+            table = pq.ParquetFile(dataset / "sequences" / f"{part}.parquet").read_row_group(int(group))
+            found.append((table.column("user_id")[int(row)].as_py(), table.column("window")[int(row)].as_py()))
+        assert found == list(zip(batch.user, batch.number, strict=True))
