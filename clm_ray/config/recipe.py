@@ -36,6 +36,16 @@ from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 
 _LATER = ("description", "evaluate", "lifecycle", "policy", "serve", "store")
+_MEANS = (
+    "num_workers",
+    "threads_per_worker",
+    "log_every",
+    "checkpoint_steps",
+    "max_failures",
+    "activation_checkpointing",
+    "tracking",
+)
+"""Keys of `train` that change no step: with other values the same run goes on."""
 _SERVED = ("policy", "serve", "store")
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
@@ -126,10 +136,10 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def training_digest(self) -> str:
-        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store), less where
-        its curves go."""
-        later: dict[str, Any] = {**dict.fromkeys(_LATER, True), "train": {"tracking"}}
-        text = json.dumps(self.model_dump(mode="json", exclude=later), sort_keys=True)
+        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store), every key of
+        `train` but those that say by which means it is trained."""
+        exclude: Any = {**dict.fromkeys(_LATER, True), "train": {*_MEANS}}
+        text = json.dumps(self.model_dump(mode="json", exclude=exclude), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def served_by(self, other: Recipe) -> Recipe:

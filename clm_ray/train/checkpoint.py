@@ -154,6 +154,10 @@ def load(found: Found, engine: Any, *, converted: Path | None) -> dict[str, Tens
     engine.load_checkpoint(converted or found.folder, tag=STATE, load_module_strict=False)
     for group, settings in zip(engine.optimizer.param_groups, own, strict=True):
         group.update(settings)
+    # A universal checkpoint of ZeRO-3 gives all groups one and the same step counter, which each of them would advance.
+    for state in engine.client_optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()
     return load_file(found.folder / TENSORS)
 
 

@@ -197,6 +197,14 @@ def test_digests_say_what_changed() -> None:
     assert recipe_from(yaml.safe_load(base.to_yaml())).digest() == base.digest()
 
 
+def test_a_run_keeps_its_name_with_another_number_of_workers() -> None:
+    base, more, other = (
+        recipe_from(RAW, overrides=sets)
+        for sets in ([], ["train.num_workers=7", "train.checkpoint_steps=3", "train.max_failures=0"], ["train.ema=0.9"])
+    )
+    assert base.training_digest() == more.training_digest() != other.training_digest()
+
+
 def test_unquoted_dates_of_a_file_are_dates(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     split = "split: {protocol: time, train_end: 2024-01-31, valid_end: 2024-02-10T12:00:00}"

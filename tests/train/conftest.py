@@ -44,7 +44,7 @@ def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> RecipeOf:
             "dropout": dropout,
             "id_dropout": dropout,
         }
-        defaults = {"epochs": 2, "min_steps": 1, "checkpoint_steps": 0, "learning_rate": 0.01, "patience": 9}
+        defaults = {"epochs": 2, "min_steps": 1, "checkpoint_steps": 0, "learning_rate": 0.003, "patience": 9}
         return small_recipe(model=model, train={**defaults, "encoder_learning_rate": 0.003, **train})
 
     return recipe

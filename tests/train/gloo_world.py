@@ -109,7 +109,7 @@ class World:
         for end in self.ends:
             assert end.poll(_PATIENCE_S), "a rank waits for ever"
             found.append(end.recv())
-        assert all(one == found[0] for one in found), "ranks disagree"
+        assert all(repr(one) == repr(found[0]) for one in found), "ranks disagree"  # as text: nan is not nan
         losses, error = found[0]
         assert (error == "CutOffError: ") == (cut_off is not None), error
         return Ended(run, losses, error)

@@ -125,7 +125,7 @@ def test_the_optimizers_differ_and_all_train(
 ) -> None:
     curves = [plain.curve]
     for optimizer in ("adam", "sgd"):
-        recipe = recipe_of(optimizer=optimizer, zero_stage=2, learning_rate=0.05 if optimizer == "sgd" else 0.01)
+        recipe = recipe_of(optimizer=optimizer, zero_stage=2, learning_rate=0.05 if optimizer == "sgd" else 0.003)
         run = worlds(2).train(recipe, small_data, tmp_path / optimizer)
         assert run.curve[-5:, 0].mean() < run.curve[:5, 0].mean()
         curves.append(run.curve)
