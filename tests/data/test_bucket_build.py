@@ -43,7 +43,7 @@ from clm_ray.data.bucket import (
 )
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.occasions import Occasion
-from clm_ray.features.tokens import token_values
+from clm_ray.features.tokens import TOKEN_VALUES, token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 LOG_END = START + DAYS * DAY_US + 5 * HOUR_US
@@ -82,7 +82,7 @@ def test_each_target_has_its_split_its_features_and_the_events_before_it(log: li
             context, statistics=source.statistics, vocabulary=VOCABULARY, prior=made.features.prior_strength
         )
         np.testing.assert_array_equal(
-            np.array(target.tokens[-reach:]).reshape(-1, 5), tokens[-len(before[-reach:]) :][: len(before)]
+            np.array(target.tokens[-reach:]).reshape(-1, len(TOKEN_VALUES)), tokens[-len(before[-reach:]) :][: len(before)]
         )
         dense = source.click(history_of(mine), np.array([target.item], np.int32), np.array([target.time]))
         np.testing.assert_allclose(target.dense, dense[0], rtol=1e-5, atol=1e-6)
