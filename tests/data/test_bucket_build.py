@@ -82,7 +82,8 @@ def test_each_target_has_its_split_its_features_and_the_events_before_it(log: li
             context, statistics=source.statistics, vocabulary=VOCABULARY, prior=made.features.prior_strength
         )
         np.testing.assert_array_equal(
-            np.array(target.tokens[-reach:]).reshape(-1, len(TOKEN_VALUES)), tokens[-len(before[-reach:]) :][: len(before)]
+            np.array(target.tokens[-reach:]).reshape(-1, len(TOKEN_VALUES)),
+            tokens[-len(before[-reach:]) :][: len(before)],
         )
         dense = source.click(history_of(mine), np.array([target.item], np.int32), np.array([target.time]))
         np.testing.assert_allclose(target.dense, dense[0], rtol=1e-5, atol=1e-6)
