@@ -1,7 +1,8 @@
 """A training run on one GPU through Ray Train and DeepSpeed: bert-base, all layers trained, bf16; what a step spends its time on.
 
 `python -m benchmarks.gpu_train --root WORKSPACE --tokenizer FOLDER [--revision REV]`. Needs a prepared dataset. The encoder has random weights:
-no pretrained bert-base comes from a package index, and their values do not matter for speed. Writes results/gpu.json (key `train`).
+no pretrained bert-base comes from a package index, and their values do not matter for speed. Writes results/gpu.json
+(keys `train_run`, `train_step`).
 """
 
 from __future__ import annotations
@@ -143,13 +144,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     found = open_windows(dataset, TRAIN)
     targets = sum(len(t["item"]) for _, w in found.batches(256, seed=0, epoch=0, shuffle=False) for t in w.target)
-    figures: dict[str, Any] = {"device": torch.cuda.get_device_name()}
+    device = {"device": torch.cuda.get_device_name()}
     if args.only != "step":
-        figures["whole"] = by_ray(recipe, workspace, targets=targets, windows=len(found))
+        run = by_ray(recipe, workspace, targets=targets, windows=len(found))
+        record("gpu", {"train_run": {**device, **run}}, merge=True, git=args.revision)
     if args.only != "whole":
-        figures["step"] = parts_of_a_step(recipe, dataset)
-    print(json.dumps(figures, indent=1))
-    record("gpu", {"train": figures}, merge=True, git=args.revision)
+        record("gpu", {"train_step": {**device, **parts_of_a_step(recipe, dataset)}}, merge=True, git=args.revision)
 
 
 if __name__ == "__main__":
