@@ -54,6 +54,11 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
     watch: LossWatch = field(default_factory=LossWatch)
 
+    @property
+    def position(self) -> str:
+        """What has been done, in words that count from 1."""
+        return f"epoch {self.epoch}" if self.step == 0 else f"step {self.step} of epoch {self.epoch + 1}"
+
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Progress:
         """Inverse of `dataclasses.asdict`."""

@@ -29,15 +29,15 @@ from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.calibration import Calibration
 from clm_ray.train import checkpoint
 from clm_ray.train.averaging import Average
-from clm_ray.train.batches import BatchMaker, Popularity
+from clm_ray.train.batches import BatchMaker
 from clm_ray.train.checkpoint import Found, Progress
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.guards import leak_warnings
 from clm_ray.train.narrate import tell
 from clm_ray.train.schedule import Schedule
-from clm_ray.train.setup import Assembled, Prepared, assemble, open_dataset
-from clm_ray.train.texts import LowerStates, lower_states, text_vectors
+from clm_ray.train.setup import Assembled, Prepared, assemble, batch_maker, frozen_texts, open_dataset
+from clm_ray.train.texts import text_vectors
 from clm_ray.train.tracking import Tracker
 from clm_ray.train.validate import Validation, score_of, validate
 from clm_ray.train.weights import full_state, gathered
@@ -94,7 +94,9 @@ class Worker:
             )
         run = model_folder.parent
         say = _narrator(run, place)
-        lower, frozen = _frozen_texts(prepared, assembled, place, say=say)
+        lower, frozen = frozen_texts(
+            prepared, assembled, rank=place.rank, world=place.world, device=place.device, say=say
+        )
         found = checkpoint.find(run, rank=place.rank, say=say)
         universal = found is not None and found.needs_conversion(recipe.train, world=place.world)
         worker = Worker(
@@ -102,7 +104,7 @@ class Worker:
             prepared,
             assembled,
             start_engine(assembled.model, recipe.train, universal=universal),
-            _maker(prepared, lower),
+            batch_maker(prepared, lower),
             train,
             valid,
             Schedule.plan(recipe.train, len(train)),
@@ -204,7 +206,7 @@ class Worker:
             f"{problem} in epoch {progress.epoch + 1}, step {step + 1}",
             field="train.learning_rate",
             value=", ".join(f"{name} {loss:.4g}" for name, loss in zip(LOSSES, losses, strict=True)),
-            fix=f"lower the learning rate, or look at the step's windows in the dataset's sequences (file/row group/row): "
+            fix="lower the learning rate, or look at the step's windows in the dataset's sequences (file/row group/row): "
             f"{' '.join(places)}. The last good checkpoint is {self.last_checkpoint}",
         )
 
@@ -322,7 +324,7 @@ class Worker:
             self.report(
                 {**metrics, "epoch": progress.epoch, "step": progress.step, "best": progress.best}, Path(folder)
             )
-        self.last_checkpoint = f"the one after {_position(progress)}"
+        self.last_checkpoint = f"the one after {progress.position}"
 
     def _resume(self, found: Found, *, universal: bool) -> None:
         run, rank = self.model_folder.parent, self.place.rank
@@ -336,36 +338,8 @@ class Worker:
             prefix = checkpoint.AVERAGE
             self.average.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         self.progress = found.progress
-        self.last_checkpoint = f"{found.folder.name}, after {_position(found.progress)}"
-        self._say(f"resumed after {_position(found.progress)}")
-
-
-def _frozen_texts(
-    prepared: Prepared, assembled: Assembled, place: Place, *, say: Callable[[str], None]
-) -> tuple[LowerStates | None, NDArray[np.float32]]:
-    """Lower states of all texts, and their vectors before any training."""
-    tower, tokens = assembled.model.tower, assembled.tokens
-    if tower is None or tokens is None:
-        return None, np.zeros((len(prepared.items.texts), 1), np.float32)
-    say(f"encoding {len(tokens):,} distinct item texts")
-    rank, world, device = place.rank, place.world, place.device
-    lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
-    return lower, text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
-
-
-def _maker(prepared: Prepared, lower: LowerStates | None) -> BatchMaker:
-    recipe, manifest = prepared.recipe, prepared.manifest
-    return BatchMaker(
-        recipe,
-        prepared.spec,
-        prepared.items,
-        prepared.users,
-        prepared.columns,
-        lower,
-        Popularity.build(prepared.events_I),
-        manifest["train_end_us"] if not recipe.split.refit else manifest["log_end_us"] + 1,
-        np.zeros(max(len(prepared.items.texts), 1), np.int64),
-    )
+        self.last_checkpoint = f"{found.folder.name}, after {found.progress.position}"
+        self._say(f"resumed after {found.progress.position}")
 
 
 def _narrator(run: Path, place: Place) -> Callable[[str], None]:
@@ -379,10 +353,3 @@ def _loss_weights(config: TrainConfig) -> tuple[float, ...]:
 
 def _seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence([part % 2**63 for part in parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _position(progress: Progress) -> str:
-    """Where a checkpoint stands, in words that count from 1."""
-    if progress.step == 0:
-        return f"epoch {progress.epoch}"
-    return f"step {progress.step} of epoch {progress.epoch + 1}"

@@ -6,6 +6,7 @@ Shape letters: I item rows.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from clm_ray.model.recommender import Recommender
 from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
 from clm_ray.model.transfer import start_from
 from clm_ray.schema import DAY_US
+from clm_ray.train.batches import BatchMaker, Popularity
+from clm_ray.train.texts import LowerStates, lower_states, text_vectors
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,34 @@ def assemble(prepared: Prepared) -> Assembled:
     )
     return Assembled(
         model, Description(sizes, prepared.users), tokens, encoder.config if encoder is not None else None, tokenizer
+    )
+
+
+def frozen_texts(
+    prepared: Prepared, assembled: Assembled, *, rank: int, world: int, device: torch.device, say: Callable[[str], None]
+) -> tuple[LowerStates | None, NDArray[np.float32]]:
+    """Lower states of all texts, and their vectors before any training."""
+    tower, tokens = assembled.model.tower, assembled.tokens
+    if tower is None or tokens is None:
+        return None, np.zeros((len(prepared.items.texts), 1), np.float32)
+    say(f"encoding {len(tokens):,} distinct item texts")
+    lower = lower_states(tower, tokens, rank=rank, world=world, device=device)
+    return lower, text_vectors(tower, lower, len(tokens), rank=rank, world=world, device=device)
+
+
+def batch_maker(prepared: Prepared, lower: LowerStates | None) -> BatchMaker:
+    """What turns the dataset's windows into batches."""
+    recipe, manifest = prepared.recipe, prepared.manifest
+    return BatchMaker(
+        recipe,
+        prepared.spec,
+        prepared.items,
+        prepared.users,
+        prepared.columns,
+        lower,
+        Popularity.build(prepared.events_I),
+        manifest["train_end_us"] if not recipe.split.refit else manifest["log_end_us"] + 1,
+        np.zeros(max(len(prepared.items.texts), 1), np.int64),
     )
 
 

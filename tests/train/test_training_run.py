@@ -19,7 +19,7 @@ from shop_loop import Shop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from clm_ray.errors import ConfigError, TrainError
+from clm_ray.errors import ConfigError, DivergenceError, TrainError
 from clm_ray.features.history import EMPTY
 from clm_ray.model.explain import TextModel, explain_text
 from clm_ray.model.files import ModelFolder
@@ -203,6 +203,17 @@ def test_an_interrupted_run_goes_on_with_the_same_command(trained_shop: Shop) ->
     run = train(once.recipe, once.workspace, name="interrupted", say=listener)
     _assert_as_if_nothing_had_happened(run, trained_shop, listener.lines)
     shutil.rmtree(run)
+
+
+def test_a_run_that_diverges_is_not_started_again_to_diverge_again(trained_shop: Shop) -> None:
+    wild = trained_shop.change("train.learning_rate=1e30")
+    lines: list[str] = []
+    with pytest.raises(DivergenceError, match=r"not finite in epoch 1.*last good checkpoint is none"):
+        train(wild.recipe, wild.workspace, name="wild", say=lines.append)
+    assert sum(line.startswith("STOPPED") for line in lines) == 1
+    assert sum(line.startswith("encoding") for line in lines) == 1, "no second attempt"
+    assert not (wild.workspace.runs / "wild" / DONE).exists()
+    shutil.rmtree(wild.workspace.runs / "wild")
 
 
 @pytest.fixture(scope="module")
