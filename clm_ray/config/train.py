@@ -77,7 +77,7 @@ class TrainConfig(Section):
     """Model folder of another run or release (also of another recipe): its trained text tower, user tower and interaction are the start
     weights, whose sizes must be the same."""
     checkpoint_steps: int = Field(default=100, ge=0)
-    """Steps between checkpoints within an epoch, each a pause of seconds; 0: at the end of an epoch only."""
+    """Steps between checkpoints within an epoch, each a short pause; 0: at the end of an epoch only."""
     explosion: float = Field(default=10.0, gt=1)
     """A run stops when its training loss, smoothed over some twenty steps, is this many times what it was over the first of them."""
     leak_auc: float = Field(default=0.995, gt=0.5, le=1)

@@ -15,6 +15,7 @@ from gloo_world import Ended, World
 from clm_ray.config.recipe import Recipe
 from clm_ray.train.loop import Worker
 
+pytestmark = pytest.mark.slow
 RecipeOf = Callable[..., Recipe]
 Worlds = Callable[[int], World]
 SMALL_IS_CUT_TOO = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}

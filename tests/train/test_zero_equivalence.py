@@ -19,6 +19,7 @@ from clm_ray.train.setup import assemble, open_dataset
 from clm_ray.train.texts import lower_states, text_vectors
 from clm_ray.train.windows import training_windows
 
+pytestmark = pytest.mark.slow
 RecipeOf = Callable[..., Recipe]
 Worlds = Callable[[int], World]
 SMALL_IS_CUT_TOO = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
