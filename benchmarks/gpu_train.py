@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_tower import flops_per_token
 from benchmarks.record import record
 from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.config.workspace import Workspace
@@ -110,7 +111,9 @@ def parts_of_a_step(recipe: Recipe, dataset: Path) -> dict[str, float]:
                 texts += len(batch.texts.states_KSH)
                 targets += int((batch.click.weight_BQ > 0).sum())
         total = sum(spent.values()) * STEPS / 1e3
-        flops = tokens * 3.0 * 12 * (2 * (4 * 768 * 768 + 2 * 768 * 3072))
+        flops = tokens * flops_per_token(
+            layers=12, width=768, inner=3072, tokens=0
+        )  # attention over short texts is little
         return {
             **spent,
             "texts_per_step": texts / STEPS,

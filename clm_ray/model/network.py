@@ -117,7 +117,7 @@ class Network(nn.Module):
         self.item_norm = nn.LayerNorm(d)
         self.event = nn.Embedding(sizes.event_types, d)
         self.value = nn.Linear(sizes.token_values, d)
-        kept = [not name.startswith(config.without) for name in TOKEN_VALUES[: sizes.token_values]]
+        kept = [not name.startswith(config.without) for name in TOKEN_VALUES]
         self.register_buffer("value_kept", torch.tensor(kept, dtype=torch.float32), persistent=False)
         self.start = nn.Parameter(torch.zeros(d))
         self.user_category = nn.EmbeddingBag(sizes.user_categories, d, mode="sum")

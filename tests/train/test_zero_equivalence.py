@@ -12,10 +12,9 @@ import torch
 from gloo_world import Ended, World
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.train.batches import BatchMaker, Popularity
 from clm_ray.train.engine import make_optimizer, parameter_groups, rate_factor
 from clm_ray.train.schedule import Schedule
-from clm_ray.train.setup import assemble, open_dataset
+from clm_ray.train.setup import assemble, batch_maker, open_dataset
 from clm_ray.train.texts import lower_states, text_vectors
 from clm_ray.train.windows import training_windows
 
@@ -58,17 +57,7 @@ def test_the_loop_makes_the_steps_of_plain_torch(recipe_of: RecipeOf, small_data
     assert tokens is not None
     lower = lower_states(tower, tokens, rank=0, world=1, device=CPU)
     texts = len(prepared.items.texts)
-    maker = BatchMaker(
-        recipe,
-        prepared.spec,
-        prepared.items,
-        prepared.users,
-        prepared.columns,
-        lower,
-        Popularity.build(prepared.events_I),
-        prepared.manifest["train_end_us"],
-        np.zeros(texts, np.int64),
-    )
+    maker = batch_maker(prepared, lower)
     train, _ = training_windows(small_data)
     schedule = Schedule.plan(recipe.train, len(train))
     optimizer = make_optimizer(parameter_groups(model, recipe.train), recipe.train)
