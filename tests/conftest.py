@@ -22,10 +22,17 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A local Ray of two CPUs, shared by every test that asks for it."""
+    """A local Ray of two CPUs, shared by every test that asks for it. With its dashboard, which answers who is alive."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=True, logging_level="ERROR")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=True,
+        dashboard_port=0,
+        log_to_driver=False,
+        configure_logging=True,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 

@@ -43,6 +43,8 @@ _REDUCTION = 2
 _LONGEST = 1 << 20
 """ASHA's rungs end here, epochs: a run ends by itself."""
 
+_DASHBOARD_ANSWERS_S = 30
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -74,7 +76,7 @@ def tune(
     A finished search is returned as it is; an interrupted one goes on, where trials that were running resume from their last
     checkpoint; `fresh` starts over.
     Raises ConfigError, AssetError and TrainError as `train` does, before any trial; ConfigError where the folder holds another search;
-    TrainError where no trial has a result.
+    TrainError where no trial has a result, or Ray runs without its dashboard.
     """
     dataset = workspace.current("datasets")
     what = _description(recipe, dataset, space=space, trials=trials)
@@ -85,6 +87,7 @@ def tune(
     if (folder / BEST).is_file():
         return folder
     _check(recipe, dataset, space=space)
+    _check_dashboard()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEARCH).write_text(json.dumps(what, indent=1), encoding="utf-8")
     with following(folder, say=say):
@@ -183,6 +186,22 @@ def _check(recipe: Recipe, dataset: Path, *, space: Space) -> None:
         if (key := json.dumps(fixed, sort_keys=True)) not in checked:
             checked.add(key)
             check(changed, dataset)
+
+
+def _check_dashboard() -> None:
+    """Ray Train asks the dashboard whether a trial still lives before it frees the trial's workers: without, the next one would wait."""
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
+    try:
+        list_nodes(limit=1, timeout=_DASHBOARD_ANSWERS_S)
+    except (RayStateApiException, OSError) as error:
+        raise TrainError(
+            "the dashboard of Ray does not answer, and a stopped trial's workers would never be free again",
+            field="ray",
+            value=str(error).splitlines()[0],
+            fix="start Ray with its dashboard: `ray start --head` has it unless told otherwise",
+        ) from error
 
 
 def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials: int) -> list[str]:

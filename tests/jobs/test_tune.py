@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
+from ray.util.state.exception import ServerUnavailable
 from shop_loop import Shop
 
 from clm_ray.config.recipe import load_recipe
 from clm_ray.config.workspace import DONE
-from clm_ray.errors import ConfigError
+from clm_ray.errors import ConfigError, TrainError
 from clm_ray.train.run import check
 from clm_ray.train.tune import BEST, read_trials
 from jobs import tune
@@ -76,6 +78,22 @@ def test_a_trial_that_is_behind_is_stopped(searched: Search) -> None:
         "epoch 2",
         "epoch 1",
     ]
+
+
+def test_the_workers_of_a_stopped_trial_are_free_again(searched: Search) -> None:
+    until = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < until, ray.available_resources()
+        time.sleep(0.5)
+
+
+def test_a_cluster_whose_dashboard_is_off_is_refused(searched: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(**_: object) -> None:
+        raise ServerUnavailable("Failed to make request")
+
+    monkeypatch.setattr("ray.util.state.list_nodes", off)
+    with pytest.raises(TrainError, match="dashboard"):
+        tune.main(Search(searched.shop, searched.space, "without-dashboard").arguments())
 
 
 def test_the_best_recipe_can_be_trained(searched: Search) -> None:
