@@ -1,6 +1,13 @@
-"""Quality of the model on public data, three seeds each: `python -m benchmarks.quality [--only ml100k.per_user]`.
+"""Quality of the model on public data, three seeds each: `python -m benchmarks.quality [--only PART ...]`.
 
-MovieLens-100K in both protocols (needs `make movielens`), the test read once per seed. Writes benchmarks/results/quality.json.
+ml100k.per_user, ml100k.global  MovieLens-100K (needs `make movielens`), beside what others reach on the same rows
+ablations                       what each part of the model is worth there, per user
+data_share                      how few users suffice, with text and without
+transfer                        from The Complete Journey's towers to films, and the other way round
+complete_journey                the same with retention
+
+A row is written to benchmarks/results/quality.json as soon as its seeds are done; trainings and evaluations that are finished are not
+made again, so the same command goes on where it was cut off. The test is read once per configuration and seed.
 """
 
 from __future__ import annotations
@@ -8,71 +15,208 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from benchmarks.record import record
+from benchmarks.compare import against_lightgbm, against_peers, click_figures, differences
+from benchmarks.configurations import ABLATIONS, DATA_SHARES, JOURNEY, MOVIELENS
+from benchmarks.record import figures_of, record
 from clm_ray.config.recipe import load_recipe
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
+from clm_ray.train.run import git_revision
 
-PROTOCOLS = {"ml100k.global": "row_share", "ml100k.per_user": "per_user"}
 SEEDS = (0, 1, 2)
+PER_USER = "ml100k.per_user"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A prepared dataset: recipe, its workspace, and the overrides that made it."""
+
+    recipe: str
+    workspace: Workspace
+    overrides: tuple[str, ...]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prepare once per protocol, train and evaluate once per seed, write the means and deviations."""
+    """Measure the asked parts, one row after the other."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", choices=sorted(PROTOCOLS), help="one protocol (default: all)")
+    options.add_argument("--only", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="parts (default: all)")
     options.add_argument("--root", default="workspaces/quality", help="folder for data and runs (default: %(default)s)")
-    options.add_argument(
-        "--set", dest="overrides", action="append", default=[], help="override of the recipe; is recorded"
-    )
     args = options.parse_args(argv)
 
     from jobs.session import start_ray
 
     start_ray()
-    figures = {
-        name: protocol(name, Path(args.root).resolve(), overrides=args.overrides)
-        for name in PROTOCOLS
-        if args.only in (None, name)
-    }
-    record("quality", figures, merge=True)
+    for part in args.only:
+        for path, row in PARTS[part](Path(args.root).resolve()):
+            figures = figures_of("quality")
+            at = figures
+            for key in path[:-1]:
+                at = at.setdefault(key, {})
+            at[path[-1]] = row | {"git": git_revision(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            record("quality", figures)
+            print(" / ".join(path), json.dumps({k: v for k, v in row.items() if k != "runs"}, indent=1), flush=True)
 
 
-def protocol(name: str, root: Path, *, overrides: Sequence[str]) -> dict[str, Any]:
-    """Figures of one protocol."""
+Rows = Iterator[tuple[tuple[str, ...], dict[str, Any]]]
+
+
+def movielens(name: str) -> Callable[[Path], Rows]:
+    """The recipe itself in one protocol, compared with the peers."""
+
+    def rows(root: Path) -> Rows:
+        runs = _runs(_movielens(name, root), ())
+        mean = _mean_of(runs)
+        row = _summary(runs) | {"vs_lightgbm": against_lightgbm(name, runs[0], mean)}
+        yield (name,), row | {"vs_peers": against_peers(name, row)}
+
+    return rows
+
+
+def ablations(root: Path) -> Rows:
+    """Each configuration beside the recipe: figures, and paired differences over users."""
+    yield from _compared("ablations", _movielens(PER_USER, root), ABLATIONS)
+
+
+def data_share(root: Path) -> Rows:
+    """Few users in training."""
+    yield from _compared("data_share", _movielens(PER_USER, root), DATA_SHARES)
+
+
+def transfer(root: Path) -> Rows:
+    """Start weights from the other recipe's first run, against start weights of chance, where users are few."""
+    films, journey = _movielens(PER_USER, root), _journey(root)
+    for name, data, other in (("to films", films, journey), ("to purchases", journey, films)):
+        start = _model_of(other)
+        for share in (1, 10):
+            base = (f"train.user_share={share / 100}",)
+            key = f"{name}, {share} % of the users"
+            plain = _runs(data, base)
+            yield ("transfer", f"{key}, from chance"), _summary(plain)
+            started = _runs(data, (*base, f"train.start_from={start}"))
+            yield (
+                ("transfer", f"{key}, from the other recipe"),
+                _summary(started) | {"vs_from_chance": differences(plain[0], _mean_of(started), _mean_of(plain))},
+            )
+
+
+def complete_journey(root: Path) -> Rows:
+    """The same on purchases, with retention."""
+    yield from _compared("complete_journey", _journey(root), JOURNEY)
+
+
+PARTS: Mapping[str, Callable[[Path], Rows]] = {
+    **{name: movielens(name) for name in MOVIELENS},
+    "ablations": ablations,
+    "data_share": data_share,
+    "transfer": transfer,
+    "complete_journey": complete_journey,
+}
+
+
+def _compared(part: str, data: Data, configurations: Mapping[str, tuple[str, ...]]) -> Rows:
+    recipe = _runs(data, ())
+    whole = _mean_of(recipe)
+    for name, overrides in configurations.items():
+        runs = _runs(data, overrides)
+        row = {"overrides": list(overrides), **_summary(runs)}
+        if overrides:
+            row["vs_recipe"] = differences(recipe[0], _mean_of(runs), whole)
+        yield (part, name), row
+
+
+def _movielens(name: str, root: Path) -> Data:
+    return _prepared("movielens_100k", root / name, (f"split.protocol={MOVIELENS[name]}",))
+
+
+def _journey(root: Path) -> Data:
+    return _prepared("complete_journey", root / "complete_journey", ())
+
+
+def _prepared(name: str, root: Path, overrides: tuple[str, ...]) -> Data:
     from clm_ray.data.build import build_dataset
     from clm_ray.data.log import read_log
 
-    split = [f"split.protocol={PROTOCOLS[name]}", *overrides]
-    recipe = load_recipe("movielens_100k", overrides=split)
-    workspace = Workspace(root / name)
+    recipe, workspace = load_recipe(name, overrides=list(overrides)), Workspace(root)
     log = read_log(recipe, workspace=workspace, now_us=time.time_ns() // 1000)
     build_dataset(log, recipe, workspace, say=print)
-    runs = [_seed(workspace, [*split, f"train.seed={seed}"]) for seed in SEEDS]
-    summary: dict[str, Any] = {"seeds": list(SEEDS), "overrides": list(overrides), "runs": runs}
-    for key in runs[0]:
-        values = np.array([run[key] for run in runs])
-        summary[key] = float(values.mean())
-        summary[f"{key}_sd"] = float(values.std(ddof=1))
-    print(json.dumps({k: v for k, v in summary.items() if k != "runs"}, indent=1))
-    return summary
+    return Data(name, workspace, overrides)
 
 
-def _seed(workspace: Workspace, overrides: Sequence[str]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Run:
+    """What a run's evaluation wrote."""
+
+    metrics: dict[str, Any]
+    predictions: pa.Table
+
+
+def _runs(data: Data, overrides: Sequence[str]) -> list[Run]:
+    return [_run(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
+
+
+def _run(data: Data, overrides: Sequence[str]) -> Run:
     from clm_ray.evaluate.run import evaluate
     from clm_ray.train.run import train
 
-    recipe = load_recipe("movielens_100k", overrides=overrides)
-    run = train(recipe, workspace)
-    evaluate(workspace, run=run.name, recipe=recipe, say=lambda _: None)
-    metrics = json.loads((workspace.evaluations / run.name / "metrics.json").read_text(encoding="utf-8"))
-    model = metrics["clicks"]["methods"]["model"]
-    return {**{key: float(model[key]) for key in ("auc", "log_loss", "ece")}, "gauc": float(model["gauc"]["value"])}
+    recipe = load_recipe(data.recipe, overrides=[*data.overrides, "evaluate.baselines=false", *overrides])
+    run = train(recipe, data.workspace)
+    folder = data.workspace.evaluations / run.name
+    found = folder / "metrics.json"
+    if not found.is_file() or found.stat().st_mtime_ns < (run / DONE).stat().st_mtime_ns:
+        evaluate(data.workspace, run=run.name, recipe=recipe, say=lambda _: None)
+    metrics = json.loads(found.read_text(encoding="utf-8"))
+    return Run(metrics, _in_order(pq.read_table(folder / "predictions.parquet")))
+
+
+def _model_of(data: Data) -> Path:
+    from clm_ray.train.run import train
+
+    recipe = load_recipe(data.recipe, overrides=[*data.overrides, "evaluate.baselines=false", "train.seed=0"])
+    return train(recipe, data.workspace) / "model"
+
+
+def _in_order(predictions: pa.Table) -> pa.Table:
+    """Rows by time, user and item, as numbers where they are numbers."""
+    keys = [predictions.column("timestamp").cast(pa.int64()).to_numpy()]
+    for name in ("user", "item"):
+        text = predictions.column(name).cast(pa.string())
+        numbers = pc.all(pc.match_substring_regex(text, "^[0-9]+$")).as_py()
+        keys.append((text.cast(pa.int64()) if numbers else text).to_numpy(zero_copy_only=False))
+    return predictions.take(pa.array(np.lexsort(tuple(reversed(keys)))))
+
+
+def _mean_of(runs: Sequence[Run]) -> NDArray[np.float64]:
+    return np.mean([run.predictions.column("probability").to_numpy() for run in runs], axis=0)
+
+
+def _summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """Means and deviations over the seeds."""
+    rows = [click_figures(run.predictions) | _retention(run.metrics) for run in runs]
+    summary: dict[str, Any] = {"seeds": list(SEEDS), "runs": rows}
+    for key in rows[0]:
+        values = np.array([row[key] for row in rows])
+        summary[key], summary[f"{key}_sd"] = float(values.mean()), float(values.std(ddof=1))
+    return summary
+
+
+def _retention(metrics: dict[str, Any]) -> dict[str, float]:
+    found = {days: metrics["retention"].get(str(days)) for days in metrics["report_days"]}
+    return {
+        f"retention_{days}d_{key}": float(part["model"][key])
+        for days, part in found.items()
+        if part is not None
+        for key in ("auc", "log_loss", "ece")
+    }
 
 
 if __name__ == "__main__":

@@ -17,6 +17,13 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "numpy")
 
 
+def figures_of(name: str) -> dict[str, Any]:
+    """Figures in benchmarks/results/NAME.json; none where it is not there."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    return found
+
+
 def record(
     name: str,
     figures: dict[str, Any],
@@ -31,9 +38,8 @@ def record(
     `command`, `git`, `date`: of what was measured, where that is not this process.
     """
     path = RESULTS / f"{name}.json"
-    old = json.loads(path.read_text(encoding="utf-8"))["figures"] if merge and path.is_file() else {}
     content = {
-        "figures": {**old, **figures},
+        "figures": {**(figures_of(name) if merge else {}), **figures},
         "command": command or " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "git": git or git_revision(),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},

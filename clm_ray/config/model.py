@@ -53,6 +53,7 @@ class EncoderConfig(Section):
 
 
 Interaction = Literal["attention", "linear", "fm", "nfm", "neumf", "dcn"]
+Output = Literal["rating", "value", "next_action"]
 
 
 class ModelConfig(Section):
@@ -65,6 +66,9 @@ class ModelConfig(Section):
     machines `fm` and, with an MLP, `nfm`; `neumf`; cross layers `dcn`. A linear path from the features is always there."""
     cross_layers: int = Field(default=2, ge=1)
     """Layers of the interaction `dcn`."""
+    outputs: tuple[Output, ...] = ()
+    """What is predicted beside clicks, return and retrieval: the `rating` of an item, the `value` (spend) within the longest reported
+    horizon, the type of the `next_action`. Their losses count by train.rating_weight, value_weight, next_action_weight."""
     width: int = Field(default=48, ge=4)
     """Width of item vectors and of the user tower."""
     layers: int = Field(default=1, ge=1)
@@ -89,12 +93,12 @@ class ModelConfig(Section):
     """Beginnings of names of features and token values that the model does not get (ablation): `neighbour_` leaves out the
     collaborative filtering, `residual` and `surprise` what past events say beyond the expected."""
 
-    @field_validator("interactions")
+    @field_validator("interactions", "outputs")
     @classmethod
-    def _once_each(cls, interactions: tuple[Interaction, ...]) -> tuple[Interaction, ...]:
-        if len(set(interactions)) < len(interactions):
-            raise ValueError("each interaction once")
-        return interactions
+    def _once_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("each name once")
+        return names
 
     @model_validator(mode="after")
     def _divides(self) -> ModelConfig:

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clm_ray.config.section import Section
+
+
+class FairnessConfig(Section):
+    """A penalty for treating groups unequally: the variance between the groups of a mean over the step's targets (of all workers), each
+    group weighted by its targets.
+
+    Exactly one of `user_column` and `item_categories` says what the groups are.
+    """
+
+    user_column: str | None = None
+    """A categorical column of the user table: each of its values is a group; users without one are in none."""
+    item_categories: tuple[str, ...] = ()
+    """Categories of items: an item is in the group of the first one that it has; all others form one more group."""
+    of: Literal["exposure", "error"] = "exposure"
+    """What is to be equal: the mean click probability (`exposure`), or its mean distance from the label (`error`)."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the penalty in the loss."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> FairnessConfig:
+        if (self.user_column is None) == (not self.item_categories):
+            raise ValueError("give either user_column or item_categories")
+        return self
 
 
 class TrainConfig(Section):
@@ -59,6 +82,19 @@ class TrainConfig(Section):
     """Weight of the retention loss."""
     retrieval_weight: float = Field(default=0.1, ge=0)
     """Weight of the retrieval loss."""
+    rating_weight: float = Field(default=0.3, ge=0)
+    """Weight of the rating loss (squared error in standard units), where model.outputs has `rating`."""
+    value_weight: float = Field(default=0.1, ge=0)
+    """Weight of the value loss, where model.outputs has `value`."""
+    next_action_weight: float = Field(default=0.1, ge=0)
+    """Weight of the loss of the next action, where model.outputs has `next_action`."""
+    fairness: FairnessConfig | None = None
+    """Penalty for unequal treatment of groups; None: none."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Click labels y become (1 - s) y + s/2 in the loss. Where positives are rare, this raises every probability: leave it at 0."""
+    calibration: Literal["platt", "isotonic", "none"] = "platt"
+    """How click probabilities are calibrated on the validation split: by two parameters, by a monotone step curve drawn through its steps'
+    middles (a few thousand positives at least), or not."""
     retrieval_negatives: int = Field(default=512, ge=1)
     """Items sampled per step for the retrieval loss, the same for every worker."""
     metric: Literal["click_auc", "click_log_loss", "retention_auc"] = "click_auc"

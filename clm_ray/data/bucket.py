@@ -59,7 +59,8 @@ def first_ranked(users: list[SampledUser]) -> list[SampledUser]:
 @dataclass
 class BucketResult:
     """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
-    occasion (negatives sampled). `retention_sample`: by report horizon, days."""
+    occasion (negatives sampled). `retention_sample`: by report horizon, days. `moments`: number, sum and sum of squares of the
+    train targets' ratings and of the logarithm of the train references' spend, where there is any."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
     impressions: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +73,7 @@ class BucketResult:
     retention_sample: dict[int, list[SampledUser]] = field(default_factory=lambda: defaultdict(list))
     gaps: list[NDArray[np.float32]] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
+    moments: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     positives: int = 0
     asked: int = 0
 
@@ -226,6 +228,14 @@ class BucketBuilder:
             rate[0] += float((split == s).sum())
             rate[1] += float(targets.label_T[split == s].sum())
             rate[2] += float(targets.offset_T[split == s].sum())
+        spend = references.value_R[(references.split_R == TRAIN) & (references.value_R > 0)]
+        self._moments("rating", targets.rating_T[(split == TRAIN) & ~np.isnan(targets.rating_T)], result)
+        self._moments("log_value", np.log(spend), result)
+
+    @staticmethod
+    def _moments(name: str, values: NDArray[np.float32], result: BucketResult) -> None:
+        x = values.astype(np.float64)
+        result.moments[name] = result.moments.get(name, np.zeros(3)) + np.array([len(x), x.sum(), x @ x])
 
     def _train_end(
         self, targets: Targets, split: NDArray[np.int32], shown: list[tuple[Occasion, NDArray[np.int32]]]

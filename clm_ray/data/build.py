@@ -129,6 +129,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         "catalogue_occasions": sample_digest(sample.catalogue),
         "positives": asked if recipe.impressions.negatives != "explicit" else None,
         "base_rates": _rates(results, rows),
+        "scales": _scales(results),
         "features": {name: dict(getattr(spec, name).dropped) for name in ("click", "retention")},
         "probability_correction": _correction(recipe),
     }
@@ -293,6 +294,18 @@ def _rates(results: list[BucketResult], rows: list[dict[str, Any]]) -> dict[str,
     count, liked = sum(len(row["item"]) for row in shown), sum(float(row["label"].sum()) for row in shown)
     rates["test"] = {"targets": count, "positives": int(liked), "rate": liked / count if count else None}
     return rates
+
+
+def _scales(results: list[BucketResult]) -> dict[str, Any]:
+    """Mean and spread of the train targets' ratings and of log spend; None where there are none."""
+    scales: dict[str, Any] = {}
+    for name in ("rating", "log_value"):
+        count, total, squares = np.sum([r.moments.get(name, np.zeros(3)) for r in results], axis=0)
+        mean = total / max(count, 1.0)
+        spread = np.sqrt(max(squares / max(count, 1.0) - mean**2, 0.0))
+        # Sums of the buckets come in any order: digits that depend on it are cut.
+        scales[name] = {"mean": round(float(mean), 6), "spread": round(float(spread), 6)} if count else None
+    return scales
 
 
 def _correction(recipe: Recipe) -> str:

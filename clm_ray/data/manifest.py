@@ -13,7 +13,7 @@ from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT = 4
+FORMAT = 5
 """Raised when the same log and recipe would give another manifest or files with another meaning."""
 _DESCRIPTIONS = ("recipe.yaml", "report.json", "report.md")
 """Files that describe the dataset to people: other words there make no other dataset."""

@@ -1,14 +1,18 @@
-"""Calibration of click probabilities: Platt scaling, fitted on the validation split.
+"""Calibration of click probabilities, fitted on the validation split: Platt scaling or isotonic regression.
 
-Shape letters: N targets.
+Shape letters: N targets, K knots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from torch import Tensor
 
 from clm_ray.metrics.click import log_loss
 
@@ -19,10 +23,15 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Calibration:
-    """p = sigmoid(slope · logit + intercept). The identity where nothing was fitted (`rows` 0)."""
+    """From a logit to the calibrated one. platt: slope · logit + intercept; isotonic: the line through the knots, with slope 1
+    beyond the first and the last; none: the identity. `rows`: targets it was fitted on.
+    """
 
+    kind: Literal["platt", "isotonic", "none"] = "none"
     slope: float = 1.0
     intercept: float = 0.0
+    logit_K: tuple[float, ...] = ()
+    calibrated_K: tuple[float, ...] = ()
     rows: int = 0
 
     @staticmethod
@@ -32,43 +41,108 @@ class Calibration:
         *,
         weight_N: NDArray[np.float64],
         offset_N: NDArray[np.float64],
+        kind: Literal["platt", "isotonic", "none"] = "platt",
     ) -> Calibration:
-        """Maximum likelihood by damped Newton steps (Platt, 1999), with the sampling offset held fixed.
-
-        Returns the identity where only one class is there, or where the fit turns the order around or does not lower the log loss.
+        """Fit `kind`, the sampling offset held fixed. Returns the identity where only one class is there, or where the fit turns the
+        order around or does not lower the log loss of these targets.
         """
         positives = float(label_N.sum())
-        if not 0 < positives < len(label_N):
+        if kind == "none" or not 0 < positives < len(label_N):
             return IDENTITY
-        design = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
-        start = np.array([1.0, 0.0])
-        parameters = start.copy()
-
-        def penalised(at: NDArray[np.float64]) -> float:
-            z = design @ at + offset_N
-            likelihood = float((weight_N * (np.logaddexp(0.0, z) - label_N * z)).sum())
-            return likelihood + 0.5 * _RIDGE * float(((at - start) ** 2).sum())
-
-        for _ in range(_STEPS):
-            p = _sigmoid(design @ parameters + offset_N)
-            gradient = design.T @ (weight_N * (p - label_N)) + _RIDGE * (parameters - start)
-            curvature = (design * (weight_N * p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(2)
-            step = np.linalg.solve(curvature, gradient)
-            # Far from the optimum a whole step overshoots where most probabilities are near 0 or 1.
-            loss = penalised(parameters)
-            while np.abs(step).max() >= 1e-9 and penalised(parameters - step) > loss:
-                step /= 2.0
-            parameters = parameters - step
-            if np.abs(step).max() < 1e-9:
-                break
-        fitted = Calibration(float(parameters[0]), float(parameters[1]), len(label_N))
+        fit = _platt if kind == "platt" else _isotonic
+        fitted = fit(logit_N, label_N, weight_N=weight_N, offset_N=offset_N)
         before = log_loss(label_N, probability=_sigmoid(logit_N + offset_N), weight=weight_N)
-        after = log_loss(label_N, probability=_sigmoid(design @ parameters + offset_N), weight=weight_N)
+        calibrated_N = fitted.apply(torch.from_numpy(logit_N)).numpy()
+        after = log_loss(label_N, probability=_sigmoid(calibrated_N + offset_N), weight=weight_N)
         return fitted if fitted.slope > 0 and after < before else IDENTITY
+
+    def apply(self, logit: Tensor) -> Tensor:
+        """Calibrated logits, of the same shape. Differentiable."""
+        if self.kind != "isotonic":
+            return self.slope * logit + self.intercept
+        knot_K, to_K = (
+            torch.tensor(k, dtype=logit.dtype, device=logit.device) for k in (self.logit_K, self.calibrated_K)
+        )
+        rise_K = torch.ones(len(knot_K) + 1, dtype=logit.dtype, device=logit.device)
+        rise_K[1:-1] = to_K.diff() / knot_K.diff()
+        piece = torch.searchsorted(knot_K, logit.detach().contiguous())
+        start = (piece - 1).clamp(min=0)
+        return to_K[start] + rise_K[piece] * (logit - knot_K[start])
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Calibration:
+        """From the fields as JSON has them."""
+        knots = {name: tuple(raw[name]) for name in ("logit_K", "calibrated_K")}
+        return Calibration(**(raw | knots))
 
 
 IDENTITY = Calibration()
 """No calibration."""
+
+
+def _platt(
+    logit_N: NDArray[np.float64],
+    label_N: NDArray[np.float64],
+    *,
+    weight_N: NDArray[np.float64],
+    offset_N: NDArray[np.float64],
+) -> Calibration:
+    """Maximum likelihood by damped Newton steps (Platt, 1999)."""
+    design = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
+    start = np.array([1.0, 0.0])
+    parameters = start.copy()
+
+    def penalised(at: NDArray[np.float64]) -> float:
+        z = design @ at + offset_N
+        likelihood = float((weight_N * (np.logaddexp(0.0, z) - label_N * z)).sum())
+        return likelihood + 0.5 * _RIDGE * float(((at - start) ** 2).sum())
+
+    for _ in range(_STEPS):
+        p = _sigmoid(design @ parameters + offset_N)
+        gradient = design.T @ (weight_N * (p - label_N)) + _RIDGE * (parameters - start)
+        curvature = (design * (weight_N * p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        # Far from the optimum a whole step overshoots where most probabilities are near 0 or 1.
+        loss = penalised(parameters)
+        while np.abs(step).max() >= 1e-9 and penalised(parameters - step) > loss:
+            step /= 2.0
+        parameters = parameters - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return Calibration("platt", float(parameters[0]), float(parameters[1]), rows=len(label_N))
+
+
+def _isotonic(
+    logit_N: NDArray[np.float64],
+    label_N: NDArray[np.float64],
+    *,
+    weight_N: NDArray[np.float64],
+    offset_N: NDArray[np.float64],
+) -> Calibration:
+    """Isotonic regression (Zadrozny & Elkan, 2002) of the labels on the logits; a sampled negative stands for exp(offset) of them. The
+    steps are joined at their middles (centred isotonic regression, Oron & Flournoy, 2017): targets of one step keep their order.
+    """
+    weight_N = np.where(label_N > 0, weight_N, weight_N * np.exp(offset_N))
+    logit_D, at = np.unique(logit_N, return_inverse=True)
+    weight_D = np.bincount(at, weight_N)
+    used = weight_D > 0
+    rate_D = np.bincount(at, weight_N * label_N)[used] / weight_D[used]
+    fitted = isotonic_regression(rate_D, weights=weight_D[used])
+    starts = fitted.blocks[:-1]
+    mass_K = np.add.reduceat(weight_D[used], starts)
+    middle_K = np.add.reduceat(weight_D[used] * logit_D[used], starts) / mass_K
+    rate_K = fitted.x[starts]
+    if len(rate_K) < 2:
+        return IDENTITY
+    # A step without a positive (or a negative) says only that they are rare there.
+    rate_K[0] = min(max(rate_K[0], 1 / (mass_K[0] + 2)), rate_K[1]) if rate_K[0] == 0 else rate_K[0]
+    rate_K[-1] = max(min(rate_K[-1], 1 - 1 / (mass_K[-1] + 2)), rate_K[-2]) if rate_K[-1] == 1 else rate_K[-1]
+    inner = (rate_K > 0) & (rate_K < 1)
+    calibrated_K = np.log(rate_K[inner] / (1 - rate_K[inner]))
+    if inner.sum() < 2:
+        return IDENTITY
+    knots = tuple(map(float, middle_K[inner])), tuple(map(float, calibrated_K))
+    return Calibration("isotonic", logit_K=knots[0], calibrated_K=knots[1], rows=len(label_N))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -65,7 +65,7 @@ class Description:
     def from_dict(raw: dict[str, Any]) -> Description:
         """Inverse of `to_dict`."""
         users = {name: tuple(values) for name, values in raw["users"].items()}
-        return Description(Sizes(**raw["sizes"]), UserTable(**users), Calibration(**raw["calibration"]))
+        return Description(Sizes(**raw["sizes"]), UserTable(**users), Calibration.from_dict(raw["calibration"]))
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], description: Description) -> None:

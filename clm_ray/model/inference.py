@@ -27,6 +27,8 @@ from clm_ray.features.spec import FeatureSource, FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import ModelFolder, columns_of
+from clm_ray.model.heads import Value
+from clm_ray.model.interactions import Fields
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, UserInputs, survival_from
 
@@ -185,11 +187,40 @@ class Scorer:
 
     def logits_of(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Tensor:
         """Calibrated click logits [C] of item vectors, whether of the catalogue or not. Differentiable in both."""
-        token = torch.from_numpy(state.token_TD)[None]
-        pos = torch.full((1, len(target_CD)), state.token_TD.shape[0] - 1)
-        profile = torch.from_numpy(state.profile_D).expand(target_CD.shape)[None]
-        logit = self.network.click_logits(token, profile, pos, target_CD[None], dense_CS[None])[0]
-        return self.calibration.slope * logit + self.calibration.intercept
+        logit = self.network.click_logits_of(self._fields(state, target_CD, dense_CS))[0]
+        return self.calibration.apply(logit)
+
+    @torch.inference_mode()
+    def ratings(
+        self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float32]] | None:
+        """Expected rating of each candidate row, per user; None where the model has no output `rating`."""
+        if self.network.rating is None:
+            return None
+        found = []
+        for state, rows in zip(states, items, strict=True):
+            target = self._item_ID[torch.from_numpy(rows.astype(np.int64))]
+            found.append(self.network.ratings(self._fields(state, target, self.click_features(state, rows)))[0].numpy())
+        return found
+
+    @torch.inference_mode()
+    def values(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:
+        """[B]: expected spend within the longest reported horizon; None where the model has no output `value`."""
+        if self.network.spend is None:
+            return None
+        if not states:
+            return np.empty(0, np.float32)
+        return Value.expected(*self.network.values(*self._retention_inputs(states)))[:, 0].numpy()
+
+    @torch.inference_mode()
+    def next_actions(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:
+        """[B, E]: chance of each event type (in the vocabulary's order) to be the user's next; None without the output `next_action`."""
+        if self.network.action is None:
+            return None
+        if not states:
+            return np.empty((0, len(self.vocabulary.names)), np.float32)
+        profile = torch.from_numpy(np.stack([s.profile_D for s in states]))
+        return torch.softmax(self.network.action_logits(profile), dim=-1).numpy()
 
     @torch.inference_mode()
     def survival(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:
@@ -198,12 +229,19 @@ class Scorer:
             return None
         if not states:
             return np.empty((0, len(self.recipe.retention.bin_ends)), np.float32)
-        dense = np.concatenate(
-            [self.spec.retention.apply(self.source.retention(s.history, np.array([s.time]))) for s in states]
-        )
+        return survival_from(self.network.hazard_logits(*self._retention_inputs(states))[:, 0]).numpy()
+
+    def _fields(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Fields:
+        token = torch.from_numpy(state.token_TD)[None]
+        pos = torch.full((1, len(target_CD)), state.token_TD.shape[0] - 1)
+        profile = torch.from_numpy(state.profile_D).expand(target_CD.shape)[None]
+        return self.network.fields(token, profile, pos, target_CD[None], dense_CS[None])
+
+    def _retention_inputs(self, states: Sequence[UserState]) -> tuple[Tensor, Tensor]:
+        """(profiles [B, 1, D], features [B, 1, S])."""
+        dense = [self.spec.retention.apply(self.source.retention(s.history, np.array([s.time]))) for s in states]
         profile = torch.from_numpy(np.stack([s.profile_D for s in states]))
-        logit = self.network.hazard_logits(profile[:, None], torch.from_numpy(dense)[:, None])[:, 0]
-        return survival_from(logit).numpy()
+        return profile[:, None], torch.from_numpy(np.concatenate(dense))[:, None]
 
     @torch.inference_mode()
     def retrieve(self, states: Sequence[UserState], *, count: int) -> list[NDArray[np.int32]]:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clm_ray.config.model import ModelConfig
 from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.model.heads import NextAction, Rating, Value
 from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
 from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
 
@@ -142,6 +143,12 @@ class Network(nn.Module):
         shape = Shape(d, sizes.click_features, sizes.hidden, config.dropout, config.cross_layers)
         self.vector = ItemVector(sizes.vector_width, d) if sizes.vector_width else None
         self.crosses = nn.ModuleDict({name: CROSSES[name](shape) for name in chosen if name in CROSSES})
+        also, hidden, dropout = config.outputs, sizes.hidden, config.dropout
+        product = 5 * d + 1 + sizes.click_features
+        self.rating = Rating(product, hidden=hidden, dropout=dropout) if "rating" in also else None
+        known = d + sizes.retention_features
+        self.spend = Value(known, hidden=hidden, dropout=dropout) if "value" in also else None
+        self.action = NextAction(d, event_types=sizes.event_types) if "next_action" in also else None
 
     def _initialise(self) -> None:
         for embedding in (self.identifier, self.category, self.event, self.user_category):
@@ -185,10 +192,10 @@ class Network(nn.Module):
             states = checkpoint(block, states, use_reentrant=False) if recompute else block(states)
         return self.user_norm(states)
 
-    def click_logits(
+    def fields(
         self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
-    ) -> Tensor:
-        """float32 [B, Q]: logit of a positive answer to each target, given the profile at its position."""
+    ) -> Fields:
+        """What meets in the click and rating heads, given the profile at each target's position."""
         attended = torch.zeros_like(target_BQD)
         if self.interaction is not None:
             bias = self.interaction.bias(pos_BQ, token_BTD.shape[1])
@@ -197,8 +204,18 @@ class Network(nn.Module):
             target, state = target_BQD.float(), state_BQD.float()
             columns = token_BTD[:, :1].float().expand_as(target)
             score = self.retrieval_scores(state, target)
-            fields = Fields(state, target, attended.float(), columns, score, dense_BQS)
-            logit: Tensor = self.click_linear(dense_BQS)
+            return Fields(state, target, attended.float(), columns, score, dense_BQS)
+
+    def click_logits(
+        self, token_BTD: Tensor, state_BQD: Tensor, pos_BQ: Tensor, target_BQD: Tensor, dense_BQS: Tensor
+    ) -> Tensor:
+        """float32 [B, Q]: logit of a positive answer to each target, given the profile at its position."""
+        return self.click_logits_of(self.fields(token_BTD, state_BQD, pos_BQ, target_BQD, dense_BQS))
+
+    def click_logits_of(self, fields: Fields) -> Tensor:
+        """float32 [B, Q]: logit of a positive answer to each target."""
+        with exact(fields.item_BQD):
+            logit: Tensor = self.click_linear(fields.dense_BQS)
             if self.click is not None:
                 logit = self.click(products(fields)) + logit
             for cross in self.crosses.values():
@@ -213,6 +230,27 @@ class Network(nn.Module):
         """Retrieval query, float32 [..., D], of a profile: its product with item vectors is the retrieval score."""
         with exact(state):
             return self.retrieval(state.float()) * self.log_temperature.exp() / self.sizes.width**0.5
+
+    def ratings(self, fields: Fields) -> Tensor:
+        """float32 [B, Q]: expected rating of each target. Needs the output `rating`."""
+        assert self.rating is not None
+        with exact(fields.item_BQD):
+            rating: Tensor = self.rating(products(fields))
+            return rating
+
+    def values(self, state_BRD: Tensor, dense_BRS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """float32, each [B, R]: logit of any spend, mean and standard deviation of its logarithm. Needs the output `value`."""
+        assert self.spend is not None
+        with exact(state_BRD):
+            found: tuple[Tensor, Tensor, Tensor] = self.spend(torch.cat([state_BRD.float(), dense_BRS], dim=-1))
+            return found
+
+    def action_logits(self, state: Tensor) -> Tensor:
+        """float32 [..., E]: logit of each type for the next event. Needs the output `next_action`."""
+        assert self.action is not None
+        with exact(state):
+            logit: Tensor = self.action(state.float())
+            return logit
 
     def hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
         """float32 [B, R, J]: logit of coming back within bin j given not before."""

@@ -15,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from clm_ray.model.fairness import Fairness
+from clm_ray.model.interactions import Fields
 from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions
 from clm_ray.model.text import TextTower
+
+LOSSES = ("click", "retention", "retrieval", "rating", "value", "next_action", "fairness")
+"""Losses in the order of `Batch.scale`; each has a weight in the recipe."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class ClickTargets:
-    """Padded targets; padding has weight 0. Items are positions among the batch's distinct items."""
+    """Padded targets; padding has weight 0. Items are positions among the batch's distinct items. `rated_BQ`: the weight where there is a
+    rating, else 0. `group_BQ`: group of the fairness penalty, -1 where in none.
+    """
 
     pos_BQ: Tensor
     item_BQ: Tensor
@@ -39,16 +46,23 @@ class ClickTargets:
     label_BQ: Tensor
     weight_BQ: Tensor
     offset_BQ: Tensor
+    rating_BQ: Tensor
+    rated_BQ: Tensor
+    group_BQ: Tensor
 
 
 @dataclass(frozen=True)
 class ReferenceTargets:
-    """Padded references. `bin_BR` = J where no return was seen; bins from `seen_BR` on contribute nothing."""
+    """Padded references. `bin_BR` = J where no return was seen; bins from `seen_BR` on contribute nothing. `known_BR`: 1 where the spend
+    within the horizon is known.
+    """
 
     pos_BR: Tensor
     dense_BRS: Tensor
     bin_BR: Tensor
     seen_BR: Tensor
+    value_BR: Tensor
+    known_BR: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,8 +78,17 @@ class RetrievalTargets:
 
 
 @dataclass(frozen=True)
+class ActionTargets:
+    """Next events: (window, position) → event type."""
+
+    row_M: Tensor
+    pos_M: Tensor
+    event_M: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What one engine step sees. `scale`: (click, retention, retrieval) = loss weight · world / global weight."""
+    """What one engine step sees. `scale`, for each of LOSSES: loss weight · world / global weight."""
 
     texts: TextInputs
     items: ItemInputs
@@ -73,6 +96,7 @@ class Batch:
     click: ClickTargets
     references: ReferenceTargets
     retrieval: RetrievalTargets
+    actions: ActionTargets
     scale: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -91,10 +115,19 @@ def _moved(value: Any, device: torch.device) -> Any:
 class Recommender(nn.Module):
     """Text tower (None without text), network, and the cache of text vectors that stand in for texts without gradient."""
 
-    def __init__(self, network: Network, tower: TextTower | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        tower: TextTower | None,
+        *,
+        label_smoothing: float = 0.0,
+        fairness: Fairness | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.tower = tower
+        self.label_smoothing = label_smoothing
+        self.fairness = fairness
         self.cache_ZH: Tensor = torch.zeros(1, network.sizes.text_width)
 
     def train(self, mode: bool = True) -> Recommender:
@@ -120,11 +153,15 @@ class Recommender(nn.Module):
         token_BTD = self.network.tokens(item_UD, batch.users)
         return item_UD, token_BTD, self.network.user_states(token_BTD)
 
-    def click_logits(self, batch: Batch, item_UD: Tensor, token_BTD: Tensor, state_BTD: Tensor) -> Tensor:
-        """[B, Q] without the sampling offset."""
+    def fields(self, batch: Batch, item_UD: Tensor, token_BTD: Tensor, state_BTD: Tensor) -> Fields:
+        """What the click and rating heads see of each target."""
         at = gather_positions(state_BTD, batch.click.pos_BQ)
         target = item_UD[batch.click.item_BQ]
-        return self.network.click_logits(token_BTD, at, batch.click.pos_BQ, target, batch.click.dense_BQS)
+        return self.network.fields(token_BTD, at, batch.click.pos_BQ, target, batch.click.dense_BQS)
+
+    def click_logits(self, batch: Batch, item_UD: Tensor, token_BTD: Tensor, state_BTD: Tensor) -> Tensor:
+        """[B, Q] without the sampling offset."""
+        return self.network.click_logits_of(self.fields(batch, item_UD, token_BTD, state_BTD))
 
     def hazard_logits(self, batch: Batch, state_BTD: Tensor) -> Tensor:
         """[B, R, J]."""
@@ -132,14 +169,38 @@ class Recommender(nn.Module):
             gather_positions(state_BTD, batch.references.pos_BR), batch.references.dense_BRS
         )
 
+    def values(self, batch: Batch, state_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distribution of the spend within the horizon, each [B, R]; see `Network.values`."""
+        return self.network.values(gather_positions(state_BTD, batch.references.pos_BR), batch.references.dense_BRS)
+
     def losses(self, batch: Batch) -> Tensor:
-        """(click, retention, retrieval) loss sums of this rank's windows, unscaled."""
+        """Sums of LOSSES over this rank's windows, unscaled; 0 for those that the model does not have."""
         item_UD, token_BTD, state_BTD = self.encode(batch)
-        click_logit = self.click_logits(batch, item_UD, token_BTD, state_BTD)
-        click = click_loss(click_logit + batch.click.offset_BQ, batch.click)
-        retention = hazard_loss(self.hazard_logits(batch, state_BTD), batch.references)
-        retrieval = self._retrieval_loss(batch.retrieval, item_UD, state_BTD)
-        return torch.stack([click, retention, retrieval])
+        fields = self.fields(batch, item_UD, token_BTD, state_BTD)
+        logit_BQ = self.network.click_logits_of(fields)
+        found = {
+            "click": click_loss(logit_BQ + batch.click.offset_BQ, batch.click, smoothing=self.label_smoothing),
+            "retention": hazard_loss(self.hazard_logits(batch, state_BTD), batch.references),
+            "retrieval": self._retrieval_loss(batch.retrieval, item_UD, state_BTD),
+        }
+        network, asked, references = self.network, batch.click, batch.references
+        if network.rating is not None:
+            found["rating"] = network.rating.loss(network.ratings(fields), asked.rating_BQ, asked.rated_BQ)
+        if network.spend is not None:
+            found["value"] = network.spend.loss(self.values(batch, state_BTD), references.value_BR, references.known_BR)
+        if network.action is not None:
+            state_MD = state_BTD[batch.actions.row_M, batch.actions.pos_M]
+            found["next_action"] = network.action.loss(network.action_logits(state_MD), batch.actions.event_M)
+        if self.fairness is not None:
+            found["fairness"] = self.fairness.penalty(
+                logit_BQ,
+                offset_BQ=asked.offset_BQ,
+                label_BQ=asked.label_BQ,
+                weight_BQ=asked.weight_BQ,
+                group_BQ=asked.group_BQ,
+            )
+        nothing = logit_BQ.new_zeros(())
+        return torch.stack([found.get(name, nothing) for name in LOSSES])
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(loss for the backward pass, detached loss sums)."""
@@ -159,9 +220,10 @@ class Recommender(nn.Module):
             return -(F.log_softmax(logits, dim=1)[:, 0]).sum()
 
 
-def click_loss(logit_BQ: Tensor, targets: ClickTargets) -> Tensor:
-    """Weighted binary cross-entropy, summed."""
-    each = F.binary_cross_entropy_with_logits(logit_BQ, targets.label_BQ, reduction="none")
+def click_loss(logit_BQ: Tensor, targets: ClickTargets, *, smoothing: float = 0.0) -> Tensor:
+    """Weighted binary cross-entropy, summed; labels y become (1 - s) y + s / 2 (Szegedy et al., 2016)."""
+    label = (1 - smoothing) * targets.label_BQ + smoothing / 2
+    each = F.binary_cross_entropy_with_logits(logit_BQ, label, reduction="none")
     return (each * targets.weight_BQ).sum()
 
 

@@ -18,7 +18,16 @@ from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.inference import pad, user_inputs
 from clm_ray.model.items import ItemTable, UserTable
-from clm_ray.model.recommender import Batch, ClickTargets, ReferenceTargets, RetrievalTargets, TextInputs
+from clm_ray.model.recommender import (
+    LOSSES,
+    ActionTargets,
+    Batch,
+    ClickTargets,
+    ReferenceTargets,
+    RetrievalTargets,
+    TextInputs,
+)
+from clm_ray.train.losses import Groups, loss_weights
 from clm_ray.train.texts import LowerStates
 from clm_ray.train.windows import Windows
 
@@ -67,6 +76,7 @@ class BatchMaker:
     popularity: Popularity
     train_end: int
     last_trained: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    groups: Groups = field(default_factory=Groups)
 
     def make(self, windows: Windows, *, rank: int, world: int, step: int, epoch: int, train: bool) -> Batch:
         """This rank's share of the global batch `windows`."""
@@ -81,14 +91,19 @@ class BatchMaker:
         train_config = self.recipe.train
         rng = np.random.default_rng([train_config.seed, epoch, step, 7])
         negative_rows = self.popularity.draw(train_config.retrieval_negatives, rng)
-        next_items = self._next_items(windows, rng) if train else [np.empty(0, np.int64)] * len(windows)
+        none = [np.empty(0, np.int64)] * len(windows)
+        next_items = self._next(windows, rng, items=True, train=True) if train else none
+        acts = "next_action" in self.recipe.model.outputs
+        next_events = self._next(windows, rng, items=False, train=train) if acts else none
         trained = self._budget(windows, negative_rows) if train else np.empty(0, np.int64)
-        scale = self._scale(windows, next_items, world * parts)
+        scale = self._scale(windows, next_items, next_events, world=world, parts=parts)
         for share in range(rank, world * parts, world):
-            mine, next_mine = windows.share(share, world * parts), next_items[share :: world * parts]
+            cut = slice(share, None, world * parts)
+            mine, next_mine, events_mine = windows.share(share, world * parts), next_items[cut], next_events[cut]
             if not len(mine):
-                mine, next_mine = _nothing(self.spec), [np.empty(0, np.int64)]
-            yield self._tensors(mine, next_mine, negative_rows, trained, scale)
+                mine = _nothing(self.spec)
+                next_mine = events_mine = [np.empty(0, np.int64)]
+            yield self._tensors(mine, next_mine, events_mine, negative_rows, trained, scale)
 
     def _budget(self, windows: Windows, negative_rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank.
@@ -106,16 +121,19 @@ class BatchMaker:
         self.last_trained[texts] = self.last_trained.max() + 1
         return texts
 
-    def _next_items(self, windows: Windows, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Positions of context events of the train period that become retrieval positives: a sample of each window's own events."""
+    def _next(self, windows: Windows, rng: np.random.Generator, *, items: bool, train: bool) -> list[NDArray[np.int64]]:
+        """Positions of context events of the train period (or of the validation period) that are to be foretold: a sample of each
+        window's own events, of those with an item where it is the item that is asked for.
+        """
         sequences = self.recipe.sequences
         chosen = []
         for number, context, target in zip(windows.number, windows.context, windows.target, strict=True):
             time, end = context["time"], self.train_end
             if self.recipe.split.protocol == "per_user" and not self.recipe.split.refit:
                 # Each user's train period ends for itself; at the moment of the last train target the later splits may begin.
-                end = int(target["time"].max(initial=np.iinfo(np.int64).min))
-            eligible_N = (context["item"] > 0) & (time < end)
+                known = target["time"]
+                end = int(known.max(initial=np.iinfo(np.int64).min) if train else known.min(initial=time[-1] + 1))
+            eligible_N = ((context["item"] > 0) | (not items)) & ((time < end) == train)
             # The tail belongs to the windows before; where it is cut, its first moment may be missing a part.
             eligible_N[: min(number * sequences.body, sequences.max_context)] = False
             if number * sequences.body > sequences.max_context:
@@ -126,21 +144,35 @@ class BatchMaker:
             chosen.append(eligible)
         return chosen
 
-    def _scale(self, windows: Windows, next_items: list[NDArray[np.int64]], world: int) -> torch.Tensor:
+    def _scale(
+        self,
+        windows: Windows,
+        next_items: list[NDArray[np.int64]],
+        next_events: list[NDArray[np.int64]],
+        *,
+        world: int,
+        parts: int,
+    ) -> torch.Tensor:
         """Loss weight · world / global weight, per loss."""
-        config = self.recipe.train
-        click = sum(float(t["weight"].sum()) for t in windows.target)
-        references = float(sum(len(r["bin"]) for r in windows.reference))
-        positives = float(sum(len(n) for n in next_items))
-        weights = (config.click_weight, config.retention_weight, config.retrieval_weight)
-        return torch.tensor(
-            [w * world / max(t, 1.0) for w, t in zip(weights, (click, references, positives), strict=True)]
-        )
+        targets, references = windows.target, windows.reference
+        totals = {
+            "click": sum(float(t["weight"].sum()) for t in targets),
+            "retention": float(sum(len(r["bin"]) for r in references)),
+            "retrieval": float(sum(len(n) for n in next_items)),
+            "rating": sum(float(t["weight"][~np.isnan(t["rating"])].sum()) for t in targets),
+            "value": float(sum((~np.isnan(r["value"])).sum() for r in references)),
+            "next_action": float(sum(len(n) for n in next_events)),
+            # A mean as it is, of each part of the step.
+            "fairness": float(parts),
+        }
+        weights = loss_weights(self.recipe)
+        return torch.tensor([weights[name] * world * parts / max(totals[name], 1.0) for name in LOSSES])
 
     def _tensors(
         self,
         windows: Windows,
         next_items: list[NDArray[np.int64]],
+        next_events: list[NDArray[np.int64]],
         negative_rows: NDArray[np.int32],
         trained: NDArray[np.int64],
         scale: torch.Tensor,
@@ -166,6 +198,7 @@ class BatchMaker:
             click=self._click(windows, at),
             references=self._references(windows),
             retrieval=self._retrieval(windows, next_items, negative_rows, at),
+            actions=_actions(windows, next_events),
             scale=scale,
         )
 
@@ -184,6 +217,8 @@ class BatchMaker:
         target = windows.target
         width = len(self.spec.click.chosen)
         dense = [self.spec.click.apply(t["dense"].reshape(len(t["item"]), len(self.spec.click.names))) for t in target]
+        rated = [~np.isnan(t["rating"]) for t in target]
+        group = [self.groups.of(user, t["item"]) for user, t in zip(windows.user, target, strict=True)]
         # One column at least: a head without any target would leave some parameters without a gradient, on this rank alone.
         return ClickTargets(
             pos_BQ=pad([t["pos"] for t in target], torch.int64, least=1),
@@ -192,6 +227,9 @@ class BatchMaker:
             label_BQ=pad([t["label"] for t in target], torch.float32, least=1),
             weight_BQ=pad([t["weight"] for t in target], torch.float32, least=1),
             offset_BQ=pad([t["offset"] for t in target], torch.float32, least=1),
+            rating_BQ=pad([np.nan_to_num(t["rating"]) for t in target], torch.float32, least=1),
+            rated_BQ=pad([t["weight"] * r for t, r in zip(target, rated, strict=True)], torch.float32, least=1),
+            group_BQ=pad(group, torch.int64, least=1),
         )
 
     def _references(self, windows: Windows) -> ReferenceTargets:
@@ -204,29 +242,38 @@ class BatchMaker:
             dense_BRS=pad(dense, torch.float32, width=width, least=1),
             bin_BR=pad([r["bin"] for r in reference], torch.int64, least=1),
             seen_BR=pad([r["censored"] for r in reference], torch.int64, least=1),
+            value_BR=pad([np.nan_to_num(r["value"]) for r in reference], torch.float32, least=1),
+            known_BR=pad([~np.isnan(r["value"]) for r in reference], torch.float32, least=1),
         )
 
     def _retrieval(
         self, windows: Windows, next_items: list[NDArray[np.int64]], negative_rows: NDArray[np.int32], at: Any
     ) -> RetrievalTargets:
         draws = self.recipe.train.retrieval_negatives
-        window = np.concatenate([np.full(len(n), b) for b, n in enumerate(next_items)]).astype(np.int64)
+        row_M, pos_M = _places(windows, next_items)
         items = np.concatenate([windows.context[b]["item"][n] for b, n in enumerate(next_items)])
-        # The state that has seen exactly the events strictly before: ties in time are not yet seen.
-        pos = np.concatenate(
-            [
-                np.searchsorted(windows.context[b]["time"], windows.context[b]["time"][n])
-                for b, n in enumerate(next_items)
-            ]
-        )
         return RetrievalTargets(
-            row_M=torch.from_numpy(window),
-            pos_M=torch.from_numpy(pos.astype(np.int64)),
+            row_M=row_M,
+            pos_M=pos_M,
             item_M=torch.from_numpy(at(items)),
             logq_M=torch.from_numpy(self.popularity.log_expected(items, draws)),
             negative_G=torch.from_numpy(at(negative_rows)),
             logq_G=torch.from_numpy(self.popularity.log_expected(negative_rows, draws)),
         )
+
+
+def _places(windows: Windows, events: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(window, position) of the state that has seen exactly what lies strictly before each event: ties in time are not yet seen."""
+    row = np.concatenate([np.full(len(n), b) for b, n in enumerate(events)]).astype(np.int64)
+    times = [context["time"] for context in windows.context]
+    pos = np.concatenate([np.searchsorted(time, time[n]) for time, n in zip(times, events, strict=True)])
+    return torch.from_numpy(row), torch.from_numpy(pos.astype(np.int64))
+
+
+def _actions(windows: Windows, events: list[NDArray[np.int64]]) -> ActionTargets:
+    row_M, pos_M = _places(windows, events)
+    kind = np.concatenate([context["event"][n] for context, n in zip(windows.context, events, strict=True)])
+    return ActionTargets(row_M=row_M, pos_M=pos_M, event_M=torch.from_numpy(kind.astype(np.int64)))
 
 
 def _items_of(windows: Windows) -> NDArray[np.int32]:
@@ -243,8 +290,8 @@ def _nothing(spec: FeatureSpec) -> Windows:
         "time": np.empty(0, np.int64),
         "dense": np.empty((0, len(TOKEN_VALUES)), np.float32),
     }
-    target = dict.fromkeys(("item", "label", "weight", "offset", "pos"), none)
-    reference = dict.fromkeys(("pos", "bin", "censored"), none)
+    target = dict.fromkeys(("item", "label", "weight", "offset", "pos"), none) | {"rating": np.empty(0, np.float32)}
+    reference = dict.fromkeys(("pos", "bin", "censored"), none) | {"value": np.empty(0, np.float32)}
     return Windows(
         [""],
         [0],

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +24,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.train import TrainConfig
 from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.calibration import Calibration
+from clm_ray.model.recommender import LOSSES
 from clm_ray.train import checkpoint
 from clm_ray.train.averaging import Average
 from clm_ray.train.batches import BatchMaker
@@ -34,6 +34,7 @@ from clm_ray.train.checkpoint import Found, Progress
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.guards import leak_warnings
+from clm_ray.train.losses import loss_weights, told_losses
 from clm_ray.train.narrate import tell
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import Assembled, Prepared, assemble, batch_maker, frozen_texts, open_dataset
@@ -42,9 +43,6 @@ from clm_ray.train.tracking import Tracker
 from clm_ray.train.validate import Validation, score_of, validate
 from clm_ray.train.weights import full_state, gathered
 from clm_ray.train.windows import Windows, WindowSet, training_windows
-
-LOSSES = ("click", "retention", "retrieval")
-"""In the order of `Batch.scale`."""
 
 Report = Callable[[dict[str, Any], Path], None]
 """Hands a rank's part of a checkpoint over to where checkpoints are kept; every rank calls it equally often."""
@@ -160,10 +158,13 @@ class Worker:
                 shown[:] = 0
             if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and step + 1 < schedule.steps:
                 progress.seconds = before + time.monotonic() - started
-                self._checkpoint(
-                    {name: total / progress.step for name, total in zip(LOSSES, progress.sums, strict=True)}
-                )
-        return {name: total / schedule.steps for name, total in zip(LOSSES, progress.sums, strict=True)}
+                self._checkpoint(self._told([total / progress.step for total in progress.sums]))
+        return self._told([total / schedule.steps for total in progress.sums])
+
+    def _told(self, losses: Sequence[float]) -> dict[str, float]:
+        """Of LOSSES, those that this run has."""
+        told = told_losses(self.recipe)
+        return {name: loss for name, loss in zip(LOSSES, losses, strict=True) if name in told}
 
     def _step(self, windows: Windows, step: int) -> list[float]:
         """One optimiser step; the losses of the global batch (per weight), the same on every rank."""
@@ -191,13 +192,14 @@ class Worker:
         if self.average is not None:
             self.average.update(done)
         dist.all_reduce(total)
-        weights = [max(weight, 1e-12) for weight in _loss_weights(config)]
+        weights = [max(loss_weights(self.recipe)[name], 1e-12) for name in LOSSES]
         return [float(t) / place.world / weight for t, weight in zip(total.tolist(), weights, strict=True)]
 
     def _watch(self, losses: list[float], step: int) -> None:
         """Stop where the losses diverge. They are the same on every rank, so every rank stops."""
         config, progress = self.recipe.train, self.progress
-        total = sum(loss * weight for loss, weight in zip(losses, _loss_weights(config), strict=True))
+        weights = loss_weights(self.recipe)
+        total = sum(loss * weights[name] for name, loss in zip(LOSSES, losses, strict=True))
         problem = progress.watch.problem(losses, total=total, explosion=config.explosion)
         if problem is None:
             return
@@ -205,7 +207,7 @@ class Worker:
         raise DivergenceError(
             f"{problem} in epoch {progress.epoch + 1}, step {step + 1}",
             field="train.learning_rate",
-            value=", ".join(f"{name} {loss:.4g}" for name, loss in zip(LOSSES, losses, strict=True)),
+            value=", ".join(f"{name} {loss:.4g}" for name, loss in self._told(losses).items()),
             fix="lower the learning rate, or look at the step's windows in the dataset's sequences (file/row group/row): "
             f"{' '.join(places)}. The last good checkpoint is {self.last_checkpoint}",
         )
@@ -215,11 +217,11 @@ class Worker:
         speed = (step - first) * schedule.windows_per_step / (time.monotonic() - started)
         left = (schedule.steps - step) * schedule.windows_per_step / speed
         rates = {group["name"]: group["lr"] for group in self.engine.optimizer.param_groups}
-        means = dict(zip(LOSSES, losses.tolist(), strict=True))
+        means = self._told(losses.tolist())
         self.tracker.steps(means, rates=rates, speed=speed, step=self.progress.epoch * schedule.steps + step)
         self._say(
             f"epoch {self.progress.epoch + 1}/{schedule.epochs} step {step}/{schedule.steps}  "
-            f"click {losses[0]:.4f}  retention {losses[1]:.4f}  retrieval {losses[2]:.3f}  "
+            f"{'  '.join(f'{name} {loss:.4f}' for name, loss in means.items())}  "
             f"{speed:.0f} windows/s  {left:.0f} s left in epoch",
         )
 
@@ -345,10 +347,6 @@ class Worker:
 def _narrator(run: Path, place: Place) -> Callable[[str], None]:
     """Rank 0 speaks for all."""
     return (lambda line: tell(run, line)) if place.rank == 0 else (lambda line: None)
-
-
-def _loss_weights(config: TrainConfig) -> tuple[float, ...]:
-    return (config.click_weight, config.retention_weight, config.retrieval_weight)
 
 
 def _seed_of(*parts: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from clm_ray.errors import TrainError
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import day_of
 from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.model.fairness import Fairness
 from clm_ray.model.files import Description, columns_of
 from clm_ray.model.items import ItemTable, ItemVectors, UserTable, assign_slots
 from clm_ray.model.network import Network, Sizes
@@ -32,6 +33,7 @@ from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
 from clm_ray.model.transfer import start_from
 from clm_ray.schema import DAY_US
 from clm_ray.train.batches import BatchMaker, Popularity
+from clm_ray.train.losses import Groups
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
 
 
@@ -47,6 +49,7 @@ class Prepared:
     events_I: NDArray[np.float64]
     users: UserTable
     columns: dict[str, tuple[dict[str, str], dict[str, float]]]
+    groups: Groups = field(default_factory=Groups)
 
 
 def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
@@ -75,6 +78,7 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
     slots = assign_slots(catalogue, events, min_events=recipe.model.id_min_events, buckets=recipe.model.id_buckets)
     users = pq.read_table(dataset / "users.parquet")
     categorical, numeric = columns_of(users, "categorical"), columns_of(users, "numeric")
+    columns = dict(zip(users.column("user_id").to_pylist(), zip(categorical, numeric, strict=True), strict=True))
     return Prepared(
         dataset,
         recipe,
@@ -83,7 +87,8 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
         ItemTable.build(catalogue, slots, ItemVectors.of(items)),
         events,
         UserTable.fit(categorical, numeric),
-        dict(zip(users.column("user_id").to_pylist(), zip(categorical, numeric, strict=True), strict=True)),
+        columns,
+        Groups.build(recipe.train.fairness, columns=columns, catalogue=catalogue),
     )
 
 
@@ -138,9 +143,16 @@ def assemble(prepared: Prepared) -> Assembled:
         vector_width=prepared.items.vectors.vector_IM.shape[1],
     )
     torch.manual_seed(recipe.train.seed)
-    model = Recommender(Network(sizes, recipe.model), tower)
+    fairness = recipe.train.fairness
+    model = Recommender(
+        Network(sizes, recipe.model),
+        tower,
+        label_smoothing=recipe.train.label_smoothing,
+        fairness=Fairness(len(prepared.groups.names), fairness.of) if fairness is not None else None,
+    )
     if model.network.vector is not None:
         model.network.vector.fit(*(torch.from_numpy(part) for part in prepared.items.vectors.scale()))
+    _fit_scales(model.network, prepared.manifest)
     model.network.start_from_rate(**_base_rate(prepared.manifest))
     if recipe.train.start_from is not None:
         start_from(model, Path(recipe.train.start_from).expanduser())
@@ -155,6 +167,20 @@ def assemble(prepared: Prepared) -> Assembled:
     return Assembled(
         model, Description(sizes, prepared.users), tokens, encoder.config if encoder is not None else None, tokenizer
     )
+
+
+def _fit_scales(network: Network, manifest: dict[str, Any]) -> None:
+    for head, scale, output in ((network.rating, "rating", "rating"), (network.spend, "log_value", "value")):
+        if head is None:
+            continue
+        if (found := manifest["scales"][scale]) is None:
+            raise TrainError(
+                f"nothing to learn a {output} from: no training target has one",
+                field="model.outputs",
+                value=output,
+                fix="leave it out, or give an event type of the recipe a value",
+            )
+        head.fit(found["mean"], found["spread"])
 
 
 def frozen_texts(
@@ -182,6 +208,7 @@ def batch_maker(prepared: Prepared, lower: LowerStates | None) -> BatchMaker:
         Popularity.build(prepared.events_I),
         manifest["train_end_us"] if not recipe.split.refit else manifest["log_end_us"] + 1,
         np.zeros(max(len(prepared.items.texts), 1), np.int64),
+        prepared.groups,
     )
 
 

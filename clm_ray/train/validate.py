@@ -12,12 +12,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.metrics.click import auc, log_loss
 from clm_ray.model.calibration import Calibration
+from clm_ray.model.heads import Value
 from clm_ray.model.network import survival_from
-from clm_ray.model.recommender import Recommender
+from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.train.batches import BatchMaker
 from clm_ray.train.windows import WindowSet
 
@@ -36,11 +38,15 @@ def validate(
 ) -> Validation:
     """Metrics click_auc, click_log_loss, retention_auc (at the longest reported horizon); NaN where there is nothing
     to measure; and the calibration of this epoch's click logits.
+
+    With further outputs also rating_rmse, value_mae (both in the units of the data), value_ratio (predicted by actual sum) and
+    next_action_log_loss; with a fairness penalty group_gap (largest less smallest group mean of what it penalises).
     """
     model.eval()
     click: list[NDArray[np.float64]] = [np.empty((0, 4))]
     retention: list[NDArray[np.float64]] = [np.empty((0, 2))]
     size = maker.recipe.train.windows_per_step
+    further = _Further(model)
     last = maker.recipe.retention.bin_ends.index(max(maker.recipe.retention.report_days))
     for step, batch_windows in windows.batches(size, seed=0, epoch=0, shuffle=False):
         batch = maker.make(batch_windows, rank=rank, world=world, step=step, epoch=0, train=False).to(device)
@@ -53,6 +59,7 @@ def validate(
         full = batch.references.seen_BR > last
         came = (batch.references.bin_BR <= last).double()
         retention.append(torch.stack([returned[full].double(), came[full]], dim=1).cpu().numpy())
+        further.add(batch, item_UD, token_BTD, state_BTD, logit)
     model.train()
     clicks = _everyone(np.concatenate(click), world)
     returns = _everyone(np.concatenate(retention), world)
@@ -63,9 +70,70 @@ def validate(
             "click_auc": auc(labels, score=probability, weight=weights),
             "click_log_loss": log_loss(labels, probability=probability, weight=weights),
             "retention_auc": auc(returns[:, 1], score=returns[:, 0]),
+            **further.metrics(world),
         },
-        calibration=Calibration.fit(logits, labels, weight_N=weights, offset_N=offsets),
+        calibration=Calibration.fit(
+            logits, labels, weight_N=weights, offset_N=offsets, kind=maker.recipe.train.calibration
+        ),
     )
+
+
+class _Further:
+    """Sums for the metrics of further outputs and of the fairness penalty."""
+
+    def __init__(self, model: Recommender) -> None:
+        self.model = model
+        self.sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, batch: Batch, item_UD: Tensor, token_BTD: Tensor, state_BTD: Tensor, logit_BQ: Tensor) -> None:
+        """Take in one batch."""
+        network, asked, references = self.model.network, batch.click, batch.references
+        if network.rating is not None:
+            rating = network.ratings(self.model.fields(batch, item_UD, token_BTD, state_BTD))
+            error = (rating - asked.rating_BQ).square() * asked.rated_BQ
+            self._add("rating", torch.stack([error.sum(), asked.rated_BQ.sum()]))
+        if network.spend is not None:
+            expected, known = Value.expected(*self.model.values(batch, state_BTD)), references.known_BR
+            error = (expected - references.value_BR).abs() * known
+            sums = [error.sum(), known.sum(), (expected * known).sum(), (references.value_BR * known).sum()]
+            self._add("value", torch.stack(sums))
+        if network.action is not None:
+            actions = batch.actions
+            loss = network.action.loss(network.action_logits(state_BTD[actions.row_M, actions.pos_M]), actions.event_M)
+            self._add("next_action", torch.stack([loss, loss.new_tensor(len(actions.event_M))]))
+        if self.model.fairness is not None:
+            totals, weights = self.model.fairness.sums(
+                logit_BQ,
+                offset_BQ=asked.offset_BQ,
+                label_BQ=asked.label_BQ,
+                weight_BQ=asked.weight_BQ,
+                group_BQ=asked.group_BQ,
+            )
+            self._add("groups", torch.cat([totals, weights]))
+
+    def _add(self, name: str, sums: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, np.zeros(len(sums))) + sums.double().cpu().numpy()
+
+    def metrics(self, world: int) -> dict[str, float]:
+        """The metrics, over all ranks."""
+        sums = {name: _everyone(part[None], world).sum(0) for name, part in self.sums.items()}
+        found: dict[str, float] = {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if "rating" in sums:
+                found["rating_rmse"] = float(np.sqrt(np.divide(*sums["rating"])))
+            if "value" in sums:
+                error, known, expected, actual = sums["value"]
+                found |= {
+                    "value_mae": float(np.divide(error, known)),
+                    "value_ratio": float(np.divide(expected, actual)),
+                }
+            if "next_action" in sums:
+                found["next_action_log_loss"] = float(np.divide(*sums["next_action"]))
+            if "groups" in sums:
+                total_G, weight_G = np.split(sums["groups"], 2)
+                mean_G = total_G[weight_G > 0] / weight_G[weight_G > 0]
+                found["group_gap"] = float(mean_G.max() - mean_G.min()) if len(mean_G) else float("nan")
+        return found
 
 
 def _everyone(part: NDArray[np.float64], world: int) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def _slot_by_slot(network: Network, batch: Batch, encode: Callable[[int], Tensor
         hazard_loss(hazard, references),
         F.cross_entropy(torch.cat([own_M[:, None], others_MG], 1), first, reduction="sum"),
     ]
-    return (torch.stack(sums) * batch.scale).sum()
+    return (torch.stack(sums) * batch.scale[: len(sums)]).sum()
 
 
 def _naive(kind: str, model: Recommender, batch: Batch, tokens: Tokens) -> tuple[Network, list[Tensor]]:

@@ -61,7 +61,7 @@ def world(bert: EncoderConfig) -> World:
         spec=shop.spec,
         users=shop.users,
         columns=shop.columns,
-        calibration=Calibration(0.8, -0.3, 100),
+        calibration=Calibration("platt", 0.8, -0.3, rows=100),
     )
     return World(shop, model, scorer, TextModel(whole(_tower(bert)), load_pretrained(bert)[1], shop.items, 8))
 

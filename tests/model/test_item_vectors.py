@@ -138,12 +138,14 @@ def _made_windows(kind_I: NDArray[np.int64], candidates: range, *, seed: int) ->
             "label": (kind_I[asked] == likes).astype(np.float32),
             "weight": ones,
             "offset": 0 * ones,
+            "rating": np.nan * ones,
         }
         targets.append(
             {**target, "pos": np.full(8, 5, np.int32), "time": np.full(8, 9), "dense": np.ones((8, 1), np.float32)}
         )
     none = np.empty(0, np.int32)
     reference = {"pos": none, "bin": none, "censored": none, "dense": np.empty((0, 1), np.float32)}
+    reference["value"] = np.empty(0, np.float32)
     return Windows([f"u{n}" for n in range(USERS)], [0] * USERS, contexts, targets, [reference] * USERS)
 
 

@@ -29,7 +29,8 @@ def _sigmoid(logit: float) -> float:
 
 def _references(bins: list[list[int]], seen: list[list[int]]) -> ReferenceTargets:
     shape = torch.tensor(bins)
-    return ReferenceTargets(torch.zeros_like(shape), torch.zeros(*shape.shape, 1), shape, torch.tensor(seen))
+    none = torch.zeros(shape.shape)
+    return ReferenceTargets(torch.zeros_like(shape), none[..., None], shape, torch.tensor(seen), none, none)
 
 
 def test_hazard_loss_is_the_likelihood_with_censoring() -> None:
@@ -72,6 +73,9 @@ def test_click_loss_weighs_each_target_and_ignores_padding() -> None:
         label_BQ=torch.tensor([[1.0, 0.0, 0.0]]),
         weight_BQ=torch.tensor([[2.5, 1.0, 0.0]]),
         offset_BQ=torch.zeros(1, 3),
+        rating_BQ=torch.zeros(1, 3),
+        rated_BQ=torch.zeros(1, 3),
+        group_BQ=torch.zeros(1, 3, dtype=torch.int64),
     )
     expected = -2.5 * math.log(_sigmoid(0.3)) - math.log(1 - _sigmoid(-1.0))
     assert float(click_loss(logit, targets)) == pytest.approx(expected, rel=1e-6)

@@ -144,8 +144,8 @@ def _breaks_at_step_six(worker: Worker) -> None:
     """From the seventh step of the first epoch on, the loss is no number."""
     make = worker.maker._scale
 
-    def scale(windows: Any, next_items: Any, world: int) -> torch.Tensor:
-        return make(windows, next_items, world) * (math.nan if worker.progress.step >= 6 else 1.0)
+    def scale(*windows: Any, **ranks: int) -> torch.Tensor:
+        return make(*windows, **ranks) * (math.nan if worker.progress.step >= 6 else 1.0)
 
     worker.maker._scale = scale  # type: ignore[method-assign]
 

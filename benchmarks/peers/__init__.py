@@ -1,0 +1,1 @@
+"""What other systems reach on the rows of `benchmarks.quality`."""
