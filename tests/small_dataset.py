@@ -21,6 +21,7 @@ def write_dataset(folder: Path, shop: SmallShop) -> Path:
         "id": "small",
         "train_end_us": shop.train_end,
         "log_end_us": START + DAYS * DAY_US,
+        "scales": {"rating": None, "log_value": {"mean": 3.0, "spread": 0.8}},
         "base_rates": {"train": {"rate": 0.3, "mean_offset": -0.5}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -37,12 +37,13 @@ def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> RecipeOf:
     """The small shop's recipe with a tiny BERT and `train` keys: two epochs of eleven steps, without dropout."""
     bert = write_tiny_bert(tmp_path_factory.mktemp("bert"), LOOKS)
 
-    def recipe(*, dropout: float = 0.0, **train: Any) -> Recipe:
+    def recipe(*, dropout: float = 0.0, outputs: tuple[str, ...] = (), **train: Any) -> Recipe:
         model = {
             "encoder": {"name": str(bert), "items_per_step": 4, "max_tokens": 8, "trained_layers": 1},
             "layers": 2,
             "dropout": dropout,
             "id_dropout": dropout,
+            "outputs": outputs,
         }
         defaults = {"epochs": 2, "min_steps": 1, "checkpoint_steps": 0, "learning_rate": 0.003, "patience": 9}
         return small_recipe(model=model, train={**defaults, "encoder_learning_rate": 0.003, **train})

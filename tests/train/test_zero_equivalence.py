@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from gloo_world import Ended, World
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.model.recommender import LOSSES
 from clm_ray.train.engine import make_optimizer, parameter_groups, rate_factor
+from clm_ray.train.losses import loss_weights
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import assemble, batch_maker, open_dataset
 from clm_ray.train.texts import lower_states, text_vectors
@@ -75,7 +78,7 @@ def test_the_loop_makes_the_steps_of_plain_torch(recipe_of: RecipeOf, small_data
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip_norm)
             optimizer.step()
             losses.append(loss.item())
-    weights = torch.tensor([recipe.train.click_weight, recipe.train.retention_weight, recipe.train.retrieval_weight])
+    weights = torch.tensor([loss_weights(recipe)[name] for name in LOSSES])
     torch.testing.assert_close(plain.curve @ weights, torch.tensor(losses), atol=1e-4, rtol=0)
 
 
@@ -108,6 +111,26 @@ def test_stage_workers_and_what_saves_memory_change_no_step(
     train: dict[str, Any],
 ) -> None:
     _same(worlds(world).train(recipe_of(**train), small_data, tmp_path / "run"), plain)
+
+
+def test_every_further_loss_is_that_of_the_global_batch(
+    worlds: Worlds, recipe_of: RecipeOf, small_data: Path, plain: Ended, tmp_path: Path
+) -> None:
+    further = {
+        "outputs": ("value", "next_action"),
+        "fairness": {"user_column": "town", "weight": 5.0},
+        "label_smoothing": 0.1,
+        "calibration": "isotonic",
+    }
+    alone = worlds(1).train(recipe_of(zero_stage=0, **further), small_data, tmp_path / "alone")
+    _same(worlds(3).train(recipe_of(zero_stage=2, **further), small_data, tmp_path / "three"), alone)
+    last = alone.history["epochs"][-1]
+    told = {"value_mae", "value_ratio", "next_action_log_loss", "group_gap", "train_value_loss", "train_fairness_loss"}
+    assert told <= last.keys()
+    # No validation reference of this shop was seen for a whole horizon.
+    assert all(math.isfinite(last[name]) for name in told - {"value_mae", "value_ratio"})
+    assert not told & plain.history["epochs"][-1].keys()
+    assert (alone.curve[:, LOSSES.index("fairness")] > 0).any()
 
 
 def test_the_optimizers_differ_and_all_train(
