@@ -101,4 +101,4 @@ def _cold(predictions: pa.Table, what: str) -> NDArray[np.bool_]:
 
 
 def _floats(predictions: pa.Table, name: str) -> Floats:
-    return predictions.column(name).to_numpy().astype(np.float64)
+    return np.asarray(predictions.column(name).to_numpy(), np.float64)

@@ -13,31 +13,44 @@ NO_RESIDUALS = ("residual", "surprise", "pair_residual", "category_residual", "c
 CLICK_ALONE = ("train.retention_weight=0", "train.retrieval_weight=0")
 RETENTION_ALONE = ("train.click_weight=0", "train.retrieval_weight=0", "train.metric=retention_auc")
 
+FROZEN = ("model.encoder.trained_layers=0",)
+NO_TEXT = ("model.use_text=false",)
+
+WHOLE: Mapping[str, tuple[str, ...]] = {"text frozen": FROZEN, "no text": NO_TEXT}
+"""On MovieLens-100K, per user, beside the recipe itself, which trains two layers of the text encoder."""
+
 ABLATIONS: Mapping[str, tuple[str, ...]] = {
-    "text frozen": ("model.encoder.trained_layers=0",),
-    "no text": ("model.use_text=false",),
     "no identifiers": ("model.use_ids=false",),
     "no item neighbours": ("model.without=['neighbour_']",),
     "no residuals": (f"model.without={list(NO_RESIDUALS)}",),
     "click alone": CLICK_ALONE,
     "weights not averaged": ("train.ema=0",),
     "no dropout of identifiers": ("model.id_dropout=0",),
+    "isotonic calibration": ("train.calibration=isotonic",),
+    "label smoothing 0.05": ("train.label_smoothing=0.05",),
+    "also the rating": ("model.outputs=['rating']",),
     **{f"interaction: {name}": (f"model.interactions=['{name}']",) for name in ("linear", "fm", "nfm", "neumf", "dcn")},
     "interaction: attention + dcn": ("model.interactions=['attention', 'dcn']",),
+    **{
+        f"equal {of} of women and men, weight {weight}": (
+            f"train.fairness={{user_column: gender, of: {of}, weight: {weight}}}",
+        )
+        for of, weight in (("exposure", 10), ("exposure", 100), ("error", 100))
+    },
 }
-"""On MovieLens-100K, per user."""
+"""On MovieLens-100K, per user, all with frozen text and beside the row "text frozen": a quarter of the time."""
 
 DATA_SHARES: Mapping[str, tuple[str, ...]] = {
     f"{share:g} % of the users, {text}": (f"train.user_share={share / 100}", *keys)
-    for share in (1, 10)
-    for text, keys in (("with text", ()), ("without text", ("model.use_text=false",)))
+    for share in (1, 10, 100)
+    for text, keys in (("text trained", ()), ("text frozen", FROZEN), ("no text", NO_TEXT))
 }
-"""On MovieLens-100K, per user; the rows of 100 % are the recipe itself and "no text"."""
+"""On MovieLens-100K, per user."""
 
 JOURNEY: Mapping[str, tuple[str, ...]] = {
     "as the recipe says": (),
-    "text frozen": ABLATIONS["text frozen"],
-    "no text": ABLATIONS["no text"],
+    "text frozen": FROZEN,
+    "no text": NO_TEXT,
     "no identifiers": ABLATIONS["no identifiers"],
     "click alone": CLICK_ALONE,
     "retention alone": RETENTION_ALONE,

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.compare import against_lightgbm, against_peers, click_figures, differences
-from benchmarks.configurations import ABLATIONS, DATA_SHARES, JOURNEY, MOVIELENS
+from benchmarks.configurations import ABLATIONS, DATA_SHARES, FROZEN, JOURNEY, MOVIELENS, WHOLE
 from benchmarks.record import figures_of, record
 from clm_ray.config.recipe import load_recipe
 from clm_ray.config.workspace import DONE, Workspace
@@ -74,9 +74,9 @@ def movielens(name: str) -> Callable[[Path], Rows]:
     """The recipe itself in one protocol, compared with the peers."""
 
     def rows(root: Path) -> Rows:
-        runs = _runs(_movielens(name, root), ())
+        runs = _runs(films(name, root), ())
         mean = _mean_of(runs)
-        row = _summary(runs) | {"vs_lightgbm": against_lightgbm(name, runs[0], mean)}
+        row = _summary(runs) | {"vs_lightgbm": against_lightgbm(name, runs[0].predictions, mean)}
         yield (name,), row | {"vs_peers": against_peers(name, row)}
 
     return rows
@@ -84,18 +84,20 @@ def movielens(name: str) -> Callable[[Path], Rows]:
 
 def ablations(root: Path) -> Rows:
     """Each configuration beside the recipe: figures, and paired differences over users."""
-    yield from _compared("ablations", _movielens(PER_USER, root), ABLATIONS)
+    data = films(PER_USER, root)
+    yield from _compared("ablations", data, WHOLE)
+    yield from _compared("ablations", data, ABLATIONS, base=FROZEN)
 
 
 def data_share(root: Path) -> Rows:
     """Few users in training."""
-    yield from _compared("data_share", _movielens(PER_USER, root), DATA_SHARES)
+    yield from _compared("data_share", films(PER_USER, root), DATA_SHARES)
 
 
 def transfer(root: Path) -> Rows:
     """Start weights from the other recipe's first run, against start weights of chance, where users are few."""
-    films, journey = _movielens(PER_USER, root), _journey(root)
-    for name, data, other in (("to films", films, journey), ("to purchases", journey, films)):
+    ratings, journey = films(PER_USER, root), _journey(root)
+    for name, data, other in (("to films", ratings, journey), ("to purchases", journey, ratings)):
         start = _model_of(other)
         for share in (1, 10):
             base = (f"train.user_share={share / 100}",)
@@ -105,7 +107,8 @@ def transfer(root: Path) -> Rows:
             started = _runs(data, (*base, f"train.start_from={start}"))
             yield (
                 ("transfer", f"{key}, from the other recipe"),
-                _summary(started) | {"vs_from_chance": differences(plain[0], _mean_of(started), _mean_of(plain))},
+                _summary(started)
+                | {"difference": differences(plain[0].predictions, _mean_of(started), _mean_of(plain))},
             )
 
 
@@ -123,18 +126,21 @@ PARTS: Mapping[str, Callable[[Path], Rows]] = {
 }
 
 
-def _compared(part: str, data: Data, configurations: Mapping[str, tuple[str, ...]]) -> Rows:
-    recipe = _runs(data, ())
-    whole = _mean_of(recipe)
+def _compared(
+    part: str, data: Data, configurations: Mapping[str, tuple[str, ...]], *, base: tuple[str, ...] = ()
+) -> Rows:
+    """Each configuration on top of `base`, beside `base` itself."""
+    beside = _runs(data, base)
     for name, overrides in configurations.items():
-        runs = _runs(data, overrides)
-        row = {"overrides": list(overrides), **_summary(runs)}
+        runs = _runs(data, (*base, *overrides))
+        row = {"overrides": [*base, *overrides], **_summary(runs)}
         if overrides:
-            row["vs_recipe"] = differences(recipe[0], _mean_of(runs), whole)
+            row["difference"] = differences(beside[0].predictions, _mean_of(runs), _mean_of(beside))
         yield (part, name), row
 
 
-def _movielens(name: str, root: Path) -> Data:
+def films(name: str, root: Path) -> Data:
+    """MovieLens-100K, prepared in one of its protocols."""
     return _prepared("movielens_100k", root / name, (f"split.protocol={MOVIELENS[name]}",))
 
 
@@ -154,17 +160,19 @@ def _prepared(name: str, root: Path, overrides: tuple[str, ...]) -> Data:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's evaluation wrote."""
+    """What a run and its evaluation wrote; `validated`: validation metrics of the epoch that was kept."""
 
     metrics: dict[str, Any]
     predictions: pa.Table
+    validated: dict[str, float]
 
 
 def _runs(data: Data, overrides: Sequence[str]) -> list[Run]:
-    return [_run(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
+    return [run_of(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
 
 
-def _run(data: Data, overrides: Sequence[str]) -> Run:
+def run_of(data: Data, overrides: Sequence[str]) -> Run:
+    """Train and evaluate, or find what an earlier call left."""
     from clm_ray.evaluate.run import evaluate
     from clm_ray.train.run import train
 
@@ -175,7 +183,8 @@ def _run(data: Data, overrides: Sequence[str]) -> Run:
     if not found.is_file() or found.stat().st_mtime_ns < (run / DONE).stat().st_mtime_ns:
         evaluate(data.workspace, run=run.name, recipe=recipe, say=lambda _: None)
     metrics = json.loads(found.read_text(encoding="utf-8"))
-    return Run(metrics, _in_order(pq.read_table(folder / "predictions.parquet")))
+    epochs = json.loads((run / "model" / "training.json").read_text(encoding="utf-8"))["epochs"]
+    return Run(metrics, _in_order(pq.read_table(folder / "predictions.parquet")), epochs[-1])
 
 
 def _model_of(data: Data) -> Path:
@@ -196,17 +205,21 @@ def _in_order(predictions: pa.Table) -> pa.Table:
 
 
 def _mean_of(runs: Sequence[Run]) -> NDArray[np.float64]:
-    return np.mean([run.predictions.column("probability").to_numpy() for run in runs], axis=0)
+    return np.asarray([run.predictions.column("probability").to_numpy() for run in runs], np.float64).mean(axis=0)
 
 
 def _summary(runs: Sequence[Run]) -> dict[str, Any]:
     """Means and deviations over the seeds."""
-    rows = [click_figures(run.predictions) | _retention(run.metrics) for run in runs]
+    rows = [click_figures(run.predictions) | _retention(run.metrics) | _further(run.validated) for run in runs]
     summary: dict[str, Any] = {"seeds": list(SEEDS), "runs": rows}
     for key in rows[0]:
         values = np.array([row[key] for row in rows])
         summary[key], summary[f"{key}_sd"] = float(values.mean()), float(values.std(ddof=1))
     return summary
+
+
+def _further(validated: dict[str, float]) -> dict[str, float]:
+    return {f"valid_{name}": validated[name] for name in ("rating_rmse", "group_gap") if name in validated}
 
 
 def _retention(metrics: dict[str, Any]) -> dict[str, float]:

@@ -161,9 +161,16 @@ class Dataset:
 
     @cached_property
     def training_events_I(self) -> NDArray[np.int64]:
-        """Positive training events of each item."""
+        """Training events of each item that a click model learns from: the train targets where every answer is logged, else the
+        positive ones.
+        """
         events_I = np.zeros(self.items.num_rows, np.int64)
         for bucket in self.buckets:
+            if self.recipe.impressions.negatives == "explicit":
+                targets = self._part("sequences", bucket, columns=["tgt_item", "tgt_split"])
+                item_T, split_T = (ragged(targets.column(name))[0] for name in ("tgt_item", "tgt_split"))
+                events_I += np.bincount(item_T[split_T == TRAIN], minlength=len(events_I))
+                continue
             table = self._part("interactions", bucket, columns=["item", "events"])
             events_I += np.bincount(
                 table.column("item").to_numpy(), table.column("events").to_numpy(), len(events_I)

@@ -97,7 +97,7 @@ class TextModel:
         """Open a model folder or a release. Raises ReleaseError where a file is missing, or where it was trained without text."""
         files = ModelFolder.open(folder)
         tower, tokenizer = files.text_tower()
-        items = ItemTable.build(files.catalogue(), np.load(folder / "item_slot.npy"))
+        items = ItemTable.build(files.catalogue(), np.load(folder / "item_slot.npy"), files.further_vectors())
         return TextModel(whole(tower), tokenizer, items, files.recipe().model.encoder.max_tokens)
 
 

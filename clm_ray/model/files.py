@@ -25,7 +25,7 @@ from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
-from clm_ray.model.items import UserTable
+from clm_ray.model.items import ItemVectors, UserTable
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.text import TextTower
 from clm_ray.schema import NEIGHBOURS
@@ -125,6 +125,10 @@ class ModelFolder:
     def item_vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Item vectors [I, D], memory-mapped."""
         return np.load(self.folder / ITEM_VECTORS, mmap_mode="r")
+
+    def further_vectors(self) -> ItemVectors:
+        """What the items bring along beside their texts."""
+        return ItemVectors.of(pq.read_table(self.folder / "items.parquet"))
 
     def network(self) -> Network:
         """The network with its trained weights, in eval mode."""
