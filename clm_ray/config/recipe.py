@@ -41,6 +41,7 @@ _MEANS = (
     "threads_per_worker",
     "log_every",
     "checkpoint_steps",
+    "batches_ahead",
     "max_failures",
     "activation_checkpointing",
     "tracking",

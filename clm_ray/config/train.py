@@ -62,6 +62,8 @@ class TrainConfig(Section):
     """The rate after warm-up: down to a tenth along a cosine or a line, or constant."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps with a rising rate."""
+    batches_ahead: int = Field(default=2, ge=0)
+    """Batches that a thread of each worker makes ahead of their step."""
     accumulate: int = Field(default=1, ge=1)
     """Parts that a step is computed in, one after the other, on each worker: less memory for activations, the same gradient."""
     activation_checkpointing: bool = False

@@ -8,6 +8,7 @@ Shape letters: as in network.py; K texts with gradient, M retrieval positives, G
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -101,14 +102,18 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        return _moved(self, device)
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in pinned memory, which a GPU copies from while it computes."""
+        return _each(self, Tensor.pin_memory)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return change(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+        return replace(value, **{f.name: _each(getattr(value, f.name), change) for f in fields(value)})
     return value
 
 

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.calibration import Calibration
-from clm_ray.model.recommender import LOSSES
+from clm_ray.model.recommender import LOSSES, Batch
 from clm_ray.train import checkpoint
+from clm_ray.train.ahead import ahead
 from clm_ray.train.averaging import Average
 from clm_ray.train.batches import BatchMaker
 from clm_ray.train.checkpoint import Found, Progress
@@ -42,7 +43,7 @@ from clm_ray.train.texts import text_vectors
 from clm_ray.train.tracking import Tracker
 from clm_ray.train.validate import Validation, score_of, validate
 from clm_ray.train.weights import full_state, gathered
-from clm_ray.train.windows import Windows, WindowSet, training_windows
+from clm_ray.train.windows import WindowSet, training_windows
 
 Report = Callable[[dict[str, Any], Path], None]
 """Hands a rank's part of a checkpoint over to where checkpoints are kept; every rank calls it equally often."""
@@ -55,6 +56,15 @@ class Place:
     rank: int
     world: int
     device: torch.device
+
+
+@dataclass(frozen=True)
+class Made:
+    """This rank's batches of a step, ready for the device. `last_trained`: of the batch maker after the step, where a checkpoint follows."""
+
+    step: int
+    batches: list[Batch]
+    last_trained: NDArray[np.int64] | None
 
 
 @dataclass
@@ -137,7 +147,7 @@ class Worker:
                 validation = self._validate()
                 progress.seconds = before + time.monotonic() - started
                 self._account(losses, validation)
-            self._checkpoint(validation.metrics)
+            self._checkpoint(validation.metrics, last_trained=self.maker.last_trained)
 
     def _epoch(self, started: float) -> dict[str, float]:
         """The remaining steps of the epoch; mean losses of all of them."""
@@ -145,20 +155,19 @@ class Worker:
         before, shown, first = progress.seconds, np.zeros(len(LOSSES)), progress.step
         progress.sums = progress.sums or [0.0] * len(LOSSES)
         self.engine.train()
-        for step, windows in self.train.batches(
-            schedule.windows_per_step, seed=config.seed, epoch=progress.epoch, shuffle=True, first_step=first
-        ):
-            losses = self._step(windows, step)
-            self._watch(losses, step)
+        for made in ahead(self._made(first), depth=config.batches_ahead):
+            losses = self._step(made)
+            self._watch(losses, made.step)
             progress.sums = [total + loss for total, loss in zip(progress.sums, losses, strict=True)]
             shown += losses
-            progress.step = step + 1
+            progress.step = made.step + 1
             if progress.step % config.log_every == 0:
                 self._say_step(shown / min(config.log_every, progress.step - first), first, started)
                 shown[:] = 0
-            if config.checkpoint_steps and progress.step % config.checkpoint_steps == 0 and step + 1 < schedule.steps:
+            if made.last_trained is not None:
                 progress.seconds = before + time.monotonic() - started
-                self._checkpoint(self._told([total / progress.step for total in progress.sums]))
+                means = self._told([total / progress.step for total in progress.sums])
+                self._checkpoint(means, last_trained=made.last_trained)
         return self._told([total / schedule.steps for total in progress.sums])
 
     def _told(self, losses: Sequence[float]) -> dict[str, float]:
@@ -166,24 +175,35 @@ class Worker:
         told = told_losses(self.recipe)
         return {name: loss for name, loss in zip(LOSSES, losses, strict=True) if name in told}
 
-    def _step(self, windows: Windows, step: int) -> list[float]:
+    def _made(self, first: int) -> Iterator[Made]:
+        """The batches of the epoch's steps from `first` on. Runs ahead of the steps: it must read nothing that they change."""
+        config, schedule, epoch, place = self.recipe.train, self.schedule, self.progress.epoch, self.place
+        for step, windows in self.train.batches(
+            schedule.windows_per_step, seed=config.seed, epoch=epoch, shuffle=True, first_step=first
+        ):
+            parts = self.maker.parts(
+                windows,
+                rank=place.rank,
+                world=place.world,
+                step=step,
+                epoch=epoch,
+                train=True,
+                parts=config.accumulate,
+            )
+            batches = [part.pinned() if place.device.type == "cuda" else part for part in parts]
+            done = step + 1
+            kept = config.checkpoint_steps and done % config.checkpoint_steps == 0 and done < schedule.steps
+            yield Made(step, batches, self.maker.last_trained.copy() if kept else None)
+
+    def _step(self, made: Made) -> list[float]:
         """One optimiser step; the losses of the global batch (per weight), the same on every rank."""
         config, epoch, place = self.recipe.train, self.progress.epoch, self.place
-        done = epoch * self.schedule.steps + step
+        done = epoch * self.schedule.steps + made.step
         set_rates(self.engine, rate_factor(done, self.schedule.total, config=config))
         total = torch.zeros(len(LOSSES), device=place.device)
-        parts = self.maker.parts(
-            windows,
-            rank=place.rank,
-            world=place.world,
-            step=step,
-            epoch=epoch,
-            train=True,
-            parts=config.accumulate,
-        )
-        for part, batch in enumerate(parts):
+        for part, batch in enumerate(made.batches):
             # Dropout is a function of where the run is, so that a resumed run needs no random state.
-            torch.manual_seed(_seed_of(config.seed, epoch, step, part * place.world + place.rank))
+            torch.manual_seed(_seed_of(config.seed, epoch, made.step, part * place.world + place.rank))
             batch = batch.to(place.device)
             loss, sums = self.engine(batch)
             self.engine.backward(loss)
@@ -305,12 +325,12 @@ class Worker:
                 history={**history, "git": self.git, "dataset": self.prepared.manifest["id"]},
             )
 
-    def _checkpoint(self, metrics: dict[str, float]) -> None:
+    def _checkpoint(self, metrics: dict[str, float], *, last_trained: NDArray[np.int64]) -> None:
         """Every rank writes its part to its own folder and reports it."""
         progress = self.progress
         tensors = {
             checkpoint.CACHE: self.assembled.model.cache_ZH,
-            checkpoint.LAST_TRAINED: torch.from_numpy(self.maker.last_trained),
+            checkpoint.LAST_TRAINED: torch.from_numpy(last_trained),
         }
         if self.average is not None:
             tensors |= {checkpoint.AVERAGE + name: t for name, t in self.average.state().items()}

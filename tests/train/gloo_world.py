@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.errors import ClmError
-from clm_ray.train.loop import Place, Worker
+from clm_ray.train.loop import Made, Place, Worker
 from clm_ray.train.narrate import PROGRESS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -156,11 +156,11 @@ def _attempt(asked: Asked, place: Place, losses: dict[tuple[int, int], list[floa
         asked.prepare(worker)
     step_of = worker._step
 
-    def step(windows: Any, number: int) -> list[float]:
-        if (worker.progress.epoch, number) == asked.cut_off:
+    def step(made: Made) -> list[float]:
+        if (worker.progress.epoch, made.step) == asked.cut_off:
             raise CutOffError
-        found = step_of(windows, number)
-        losses[worker.progress.epoch, number] = found
+        found = step_of(made)
+        losses[worker.progress.epoch, made.step] = found
         return found
 
     worker._step = step  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from gloo_world import Ended, World
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.train.loop import Worker
+from clm_ray.train.loop import Made, Worker
 
 pytestmark = pytest.mark.slow
 RecipeOf = Callable[..., Recipe]
@@ -142,12 +143,14 @@ def test_the_averaged_weights_are_those_that_are_served(
 
 def _breaks_at_step_six(worker: Worker) -> None:
     """From the seventh step of the first epoch on, the loss is no number."""
-    make = worker.maker._scale
+    step_of = worker._step
 
-    def scale(*windows: Any, **ranks: int) -> torch.Tensor:
-        return make(*windows, **ranks) * (math.nan if worker.progress.step >= 6 else 1.0)
+    def step(made: Made) -> list[float]:
+        if made.step >= 6:
+            made = replace(made, batches=[replace(b, scale=b.scale * math.nan) for b in made.batches])
+        return step_of(made)
 
-    worker.maker._scale = scale  # type: ignore[method-assign]
+    worker._step = step  # type: ignore[method-assign]
 
 
 def test_a_loss_that_is_no_number_names_step_windows_and_checkpoint(
