@@ -35,7 +35,8 @@ lint: install
 	$(VENV)/bin/lint-imports
 
 test: lint
-	$(VENV)/bin/pytest -q -m "not ray and not chaos"
+	$(VENV)/bin/pytest -q -m "not ray and not chaos and not slow"
+	$(VENV)/bin/pytest -q -m "slow and not ray and not chaos"
 	$(VENV)/bin/pytest -q -m "ray and not chaos"
 
 test-all: test

@@ -68,12 +68,10 @@ def against_lightgbm(rows: str, predictions: pa.Table, score: Floats) -> dict[st
 
 def against_peers(rows: str, figures: dict[str, Any]) -> dict[str, Any]:
     """The best deep peer and the best gradient boosting per figure, and how many seed deviations this model is ahead of each."""
-    with (PEERS / "ml100k.csv").open(encoding="utf-8") as file:
-        peers = [row for row in csv.DictReader(file) if row["rows"] == rows]
     out: dict[str, Any] = {}
     for kind in ("deep", "trees"):
         for name, sign in _BETTER.items():
-            best = max((row for row in peers if row["kind"] == kind), key=lambda row: sign * float(row[name]))
+            best = max((row for row in peers(rows) if row["kind"] == kind), key=lambda row: sign * float(row[name]))
             ahead = sign * (figures[name] - float(best[name]))
             out.setdefault(kind, {})[name] = {
                 "best": best["model"],
@@ -82,6 +80,12 @@ def against_peers(rows: str, figures: dict[str, Any]) -> dict[str, Any]:
                 "deviations": ahead / figures[f"{name}_sd"],
             }
     return out
+
+
+def peers(rows: str) -> list[dict[str, str]]:
+    """Figures of the peers on the rows of a protocol."""
+    with (PEERS / "ml100k.csv").open(encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["rows"] == rows]
 
 
 def _auc(predictions: pa.Table, score: Floats, other: Floats, at: NDArray[np.bool_]) -> dict[str, float]:

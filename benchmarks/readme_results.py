@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import peers
 from benchmarks.record import RESULTS, record
 from clm_ray.config.recipe import load_recipe
 from clm_ray.errors import ConfigError
@@ -219,15 +220,23 @@ def _table(title: str, rows: Sequence[Row]) -> str:
 
 def _quality(quality: Mapping[str, Any]) -> str:
     names = {"ml100k.global": "one cut in time", "ml100k.per_user": "each user's last 10 %"}
+    keys = ("auc", "log_loss", "gauc", "ece")
     lines = [
-        f"MovieLens-100K by `{quality['command']}` ({quality['date']}, revision {quality['git']}), mean ± standard deviation of the seeds:",
+        "MovieLens-100K by `python -m benchmarks.quality`, mean ± standard deviation of three seeds, beside others on the same rows:",
         "",
         "| test rows | AUC | log loss | GAUC | ECE |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name, figures in sorted(quality["figures"].items()):
-        cells = [f"{figures[key]:.4f} ± {figures[f'{key}_sd']:.4f}" for key in ("auc", "log_loss", "gauc", "ece")]
-        lines.append(f"| {names.get(name, name)} | {' | '.join(cells)} |")
+    for name, title in names.items():
+        if (figures := quality["figures"].get(name)) is None:
+            continue
+        cells = [f"{figures[key]:.4f} ± {figures[f'{key}_sd']:.4f}" for key in keys]
+        made = f"{figures.get('date', quality['date'])}, {figures.get('git', quality['git'])}"
+        lines.append(f"| {title}: this model ({made}) | {' | '.join(cells)} |")
+        for kind, whose in (("deep", "best deep click model"), ("trees", "best gradient boosting")):
+            best = max((row for row in peers(name) if row["kind"] == kind), key=lambda row: float(row["auc"]))
+            cells = [f"{float(best[key]):.4f}" for key in keys]
+            lines.append(f"| {title}: {whose}, {best['model']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

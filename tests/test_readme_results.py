@@ -169,12 +169,16 @@ def test_seeds_of_movielens_are_shown_where_they_were_measured(program: ModuleTy
         "command": "python -m benchmarks.quality",
         "git": "q1",
         "date": "d",
-        "figures": {"ml100k.global": figures},
+        "figures": {"ml100k.global": figures, "ablations": {"no text": figures}},
     }
     (tmp_path / "results" / "quality.json").write_text(json.dumps(quality), encoding="utf-8")
     readme = _readme(tmp_path)
     program.main([str(_evaluation(tmp_path)), "--readme", str(readme)])
-    assert "| one cut in time | 0.5000 ± 0.2500 |" in readme.read_text(encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    assert "| one cut in time: this model (d, q1) | 0.5000 ± 0.2500 |" in text
+    assert "| one cut in time: best deep click model, BST | 0.7625 | 0.5732 |" in text
+    assert "| one cut in time: best gradient boosting, LightGBM stream | 0.7893 | 0.5466 |" in text
+    assert "last 10 %" not in text, "what was not measured is not shown"
 
 
 def test_a_readme_without_a_place_is_refused(program: ModuleType, tmp_path: Path) -> None:

@@ -303,10 +303,17 @@ def user_inputs(
 
 def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None = None, least: int = 0) -> Tensor:
     """[B, longest] or, with `width`, [B, longest, width]; short rows end with zeros, and `longest` is at least `least`."""
-    longest = max([least, *(len(a) for a in arrays)])
-    shape = (len(arrays), longest, width) if width is not None else (len(arrays), longest)
-    out = torch.zeros(shape, dtype=dtype)
-    for b, array in enumerate(arrays):
-        if len(array):
-            out[b, : len(array)] = torch.tensor(array, dtype=dtype)
-    return out
+    length_B = np.array([len(a) for a in arrays], np.int64)
+    empty = np.empty((0, width) if width is not None else 0)
+    return padded(np.concatenate([empty[:0], *(a for a in arrays if len(a))]), length_B, dtype, least=least)
+
+
+def padded(values: NDArray[Any], length_B: NDArray[np.int64], dtype: torch.dtype, *, least: int = 0) -> Tensor:
+    """As `pad`, from the rows' values one after the other and the rows' lengths."""
+    longest = int(length_B.max(initial=least))
+    out = np.zeros((len(length_B), longest, *values.shape[1:]), _NUMPY[dtype])
+    out[np.arange(longest) < length_B[:, None]] = values
+    return torch.from_numpy(out)
+
+
+_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.float32: np.float32}

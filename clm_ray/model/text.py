@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,12 +174,34 @@ def tokenize(texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> Tokens
 class Recomputed:
     """A layer whose activations are computed again in the backward pass, instead of being kept."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Callable[..., Any]) -> None:
         self._layer = layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer's own call."""
         return checkpoint(self._layer, *args, use_reentrant=False, **kwargs)
+
+
+class Narrow:
+    """A layer that computes in a narrower type altogether, norms and residual sums too, on copies of its parameters made for the call;
+    gradients reach the parameters themselves, which stay float32. Autocast would keep half of that work in float32.
+    """
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        self._layer = layer
+        self._dtype = dtype
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer's own call, with tensors of the narrower type."""
+        narrow = {name: p.to(self._dtype) for name, p in self._layer.named_parameters()}
+        return torch.func.functional_call(self._layer, narrow, self._cast(args), self._cast(kwargs))
+
+    def _cast(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(self._dtype) if value.is_floating_point() else value
+        if isinstance(value, dict):
+            return {name: self._cast(one) for name, one in value.items()}
+        return type(value)(map(self._cast, value)) if type(value) in (tuple, list) else value
 
 
 class AttentionPool(nn.Module):
@@ -229,9 +251,7 @@ class TextTower(nn.Module):
 
     def pooled(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
         """Text vectors t [X, H] from the lower part's states."""
-        recompute = self.recompute and torch.is_grad_enabled()
-        upper = [Recomputed(layer) for layer in self.upper] if recompute else self.upper
-        states: Tensor = self.norm(self.family.run(upper, states_XSH, mask_XS))
+        states = self._upper_states(states_XSH, mask_XS)
         if self.pool is not None:
             vectors: Tensor = self.pool(states, mask_XS)
             return vectors
@@ -242,6 +262,19 @@ class TextTower(nn.Module):
             return states[torch.arange(len(states), device=states.device), last]
         weight = mask_XS.unsqueeze(-1).to(states.dtype)
         return (states * weight).sum(1) / weight.sum(1)
+
+    def _upper_states(self, states_XSH: Tensor, mask_XS: Tensor) -> Tensor:
+        upper: list[Any] = list(self.upper)
+        device = states_XSH.device.type
+        narrow = torch.is_autocast_enabled(device) and all(_whole(p) for p in self.upper.parameters())
+        if narrow:
+            dtype = torch.get_autocast_dtype(device)
+            upper, states_XSH = [Narrow(layer, dtype) for layer in upper], states_XSH.to(dtype)
+        if self.recompute and torch.is_grad_enabled():
+            upper = [Recomputed(layer) for layer in upper]
+        with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and not narrow):
+            states: Tensor = self.family.run(upper, states_XSH, mask_XS)
+            return self.norm(states.float() if narrow else states)
 
     def forward(self, ids_XS: Tensor, mask_XS: Tensor) -> Tensor:
         """Text vectors t [X, H] from token ids."""
@@ -254,6 +287,11 @@ class TextTower(nn.Module):
     def plain_state(self, state: dict[str, Tensor], *, prefix: str) -> dict[str, Tensor]:
         """`state`, in which this tower's names begin with `prefix`, as a tower without adapters has it."""
         return merged(self.upper, state, prefix=f"{prefix}upper.")
+
+
+def _whole(parameter: nn.Parameter) -> bool:
+    """Whether the parameter is here in one piece: under ZeRO-3 only a module's own call gathers it."""
+    return not hasattr(parameter, "ds_id")
 
 
 def _check(*, trained_layers: int, layers: int, pooling: str, first: str | None) -> None:

@@ -5,7 +5,7 @@ Shape letters: B windows, U distinct items, X distinct texts, K texts with gradi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES
-from clm_ray.model.inference import pad, user_inputs
+from clm_ray.model.inference import padded, user_inputs
 from clm_ray.model.items import ItemTable, UserTable
 from clm_ray.model.recommender import (
     LOSSES,
@@ -214,36 +214,46 @@ class BatchMaker:
         return TextInputs(torch.from_numpy(texts), torch.from_numpy(where), states, mask)
 
     def _click(self, windows: Windows, at: Any) -> ClickTargets:
-        target = windows.target
-        width = len(self.spec.click.chosen)
-        dense = [self.spec.click.apply(t["dense"].reshape(len(t["item"]), len(self.spec.click.names))) for t in target]
-        rated = [~np.isnan(t["rating"]) for t in target]
-        group = [self.groups.of(user, t["item"]) for user, t in zip(windows.user, target, strict=True)]
-        # One column at least: a head without any target would leave some parameters without a gradient, on this rank alone.
+        length_B, of = _flat(windows.target, "item")
+        dense = self.spec.click.apply(of("dense").reshape(int(length_B.sum()), len(self.spec.click.names)))
+        groups = [self.groups.of(user, t["item"]) for user, t in zip(windows.user, windows.target, strict=True)]
+
+        def floats(values: NDArray[Any]) -> torch.Tensor:
+            # One column at least: a head without any target would leave some parameters without a gradient, on this rank alone.
+            return padded(values, length_B, torch.float32, least=1)
+
+        def whole(values: NDArray[Any]) -> torch.Tensor:
+            return padded(values, length_B, torch.int64, least=1)
+
         return ClickTargets(
-            pos_BQ=pad([t["pos"] for t in target], torch.int64, least=1),
-            item_BQ=pad([at(t["item"]) for t in target], torch.int64, least=1),
-            dense_BQS=pad(dense, torch.float32, width=width, least=1),
-            label_BQ=pad([t["label"] for t in target], torch.float32, least=1),
-            weight_BQ=pad([t["weight"] for t in target], torch.float32, least=1),
-            offset_BQ=pad([t["offset"] for t in target], torch.float32, least=1),
-            rating_BQ=pad([np.nan_to_num(t["rating"]) for t in target], torch.float32, least=1),
-            rated_BQ=pad([t["weight"] * r for t, r in zip(target, rated, strict=True)], torch.float32, least=1),
-            group_BQ=pad(group, torch.int64, least=1),
+            pos_BQ=whole(of("pos")),
+            item_BQ=whole(at(of("item"))),
+            dense_BQS=floats(dense),
+            label_BQ=floats(of("label")),
+            weight_BQ=floats(of("weight")),
+            offset_BQ=floats(of("offset")),
+            rating_BQ=floats(np.nan_to_num(of("rating"))),
+            rated_BQ=floats(of("weight") * ~np.isnan(of("rating"))),
+            group_BQ=whole(np.concatenate(groups)),
         )
 
     def _references(self, windows: Windows) -> ReferenceTargets:
-        reference = windows.reference
-        width = len(self.spec.retention.chosen)
-        names = len(self.spec.retention.names)
-        dense = [self.spec.retention.apply(r["dense"].reshape(len(r["bin"]), names)) for r in reference]
+        length_B, of = _flat(windows.reference, "bin")
+        dense = self.spec.retention.apply(of("dense").reshape(int(length_B.sum()), len(self.spec.retention.names)))
+
+        def floats(values: NDArray[Any]) -> torch.Tensor:
+            return padded(values, length_B, torch.float32, least=1)
+
+        def whole(values: NDArray[Any]) -> torch.Tensor:
+            return padded(values, length_B, torch.int64, least=1)
+
         return ReferenceTargets(
-            pos_BR=pad([r["pos"] for r in reference], torch.int64, least=1),
-            dense_BRS=pad(dense, torch.float32, width=width, least=1),
-            bin_BR=pad([r["bin"] for r in reference], torch.int64, least=1),
-            seen_BR=pad([r["censored"] for r in reference], torch.int64, least=1),
-            value_BR=pad([np.nan_to_num(r["value"]) for r in reference], torch.float32, least=1),
-            known_BR=pad([~np.isnan(r["value"]) for r in reference], torch.float32, least=1),
+            pos_BR=whole(of("pos")),
+            dense_BRS=floats(dense),
+            bin_BR=whole(of("bin")),
+            seen_BR=whole(of("censored")),
+            value_BR=floats(np.nan_to_num(of("value"))),
+            known_BR=floats(~np.isnan(of("value"))),
         )
 
     def _retrieval(
@@ -260,6 +270,14 @@ class BatchMaker:
             negative_G=torch.from_numpy(at(negative_rows)),
             logq_G=torch.from_numpy(self.popularity.log_expected(negative_rows, draws)),
         )
+
+
+def _flat(
+    parts: list[dict[str, NDArray[Any]]], counted: str
+) -> tuple[NDArray[np.int64], Callable[[str], NDArray[Any]]]:
+    """(how many of the column `counted` each window has; any column of all windows, one after the other)."""
+    length_B = np.array([len(part[counted]) for part in parts], np.int64)
+    return length_B, lambda name: np.concatenate([part[name] for part in parts])
 
 
 def _places(windows: Windows, events: list[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
