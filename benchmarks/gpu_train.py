@@ -107,8 +107,8 @@ def parts_of_a_step(recipe: Recipe, dataset: Path) -> dict[str, float]:
             if step >= WARMUP:
                 for name, a, b in zip(spent, marks, marks[1:], strict=False):
                     spent[name] += (b - a) * 1e3 / STEPS
-                tokens += int(batch.texts.mask_KS.sum())
-                texts += len(batch.texts.states_KSH)
+                tokens += sum(int(mask.sum()) for _, mask in batch.texts.states)
+                texts += len(batch.texts.own_E)
                 targets += int((batch.click.weight_BQ > 0).sum())
         total = sum(spent.values()) * STEPS / 1e3
         flops = tokens * flops_per_token(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.train.averaging import Average
 from clm_ray.train.engine import make_optimizer, parameter_groups, rate_factor
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import assemble, batch_maker, frozen_texts, open_dataset
@@ -27,6 +28,7 @@ def windows_per_second(recipe: Recipe, dataset: Path, *, threads: int) -> float:
     maker = batch_maker(prepared, lower)
     train, _ = training_windows(dataset, user_share=recipe.train.user_share)
     schedule = Schedule.plan(recipe.train, len(train))
+    average = Average(model, recipe.train.ema, rank=0) if recipe.train.ema else None
     optimizer = make_optimizer(parameter_groups(model, recipe.train), recipe.train)
     model.train()
     began = time.perf_counter()
@@ -38,4 +40,6 @@ def windows_per_second(recipe: Recipe, dataset: Path, *, threads: int) -> float:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip_norm)
         optimizer.step()
+        if average is not None:
+            average.update(step)
     return len(train) / (time.perf_counter() - began)

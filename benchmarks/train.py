@@ -29,8 +29,9 @@ from clm_ray.evaluate.dataset import Dataset
 from clm_ray.metrics.click import auc
 from clm_ray.train.windows import training_windows
 
-EXACT = ("model.encoder.items_per_step=0",)
-ONE_EPOCH = ("train.epochs=1", "train.min_steps=1", "train.log_every=1", "train.checkpoint_steps=0")
+EXACT = ("model.encoder.items_per_step=0", "train.windows_per_step=64", "train.log_every=1")
+"""Every text of a batch once, so the batch is a large one."""
+ONE_EPOCH = ("train.epochs=1", "train.min_steps=1", "train.checkpoint_steps=0")
 SEED = 0
 
 
@@ -61,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     two, again = _paired(lambda: ray("train.num_workers=2"), lambda: ray("train.num_workers=1"))
     figures |= {"vs_plain_torch": mean(one) / mean(loop), "two_workers_vs_one": mean(two) / mean(again)}
     figures["windows_per_s"] = {"one_worker": one + again, "plain_torch": loop, "two_workers": two}
-    exact = ray("train.num_workers=2", "train.user_share=0.1", *EXACT)
+    exact = ray("train.num_workers=2", "train.user_share=0.5", *EXACT)
     figures |= _against_cross_encoder(data, dataset, pairs=args.pairs, tested=args.tested)
-    exacts = [exact, ray("train.num_workers=2", "train.user_share=0.1", *EXACT)]
+    exacts = [exact, ray("train.num_workers=2", "train.user_share=0.5", *EXACT)]
     cross = figures["cross_encoder"]["impressions_per_s"]
     figures["vs_cross_encoder"] = {
         "budget": mean(two) * impressions / cross,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from clm_ray.model.fairness import Fairness
 from clm_ray.model.interactions import Fields
 from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions
+from clm_ray.model.shared import shared
 from clm_ray.model.text import TextTower
 
 LOSSES = ("click", "retention", "retrieval", "rating", "value", "next_action", "fairness")
@@ -27,12 +28,19 @@ LOSSES = ("click", "retention", "retrieval", "rating", "value", "next_action", "
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Distinct texts of a batch: row in the vector cache, and the lower states of those that get gradient."""
+    """Distinct texts of a batch, and those that get gradient, which the ranks encode together: each its share, all use all.
+
+    `cache_row_X`: row in the vector cache. `trained_K`: texts of this batch that were encoded, `fresh_K`: as which of the `encoded` ones.
+    `own_E`: which of these this rank encodes; `states`: their (lower states [., S, H], mask [., S]) in groups of like length, in this order;
+    without any of its own one text that touches nothing, as each rank calls the tower equally often.
+    """
 
     cache_row_X: Tensor
     trained_K: Tensor
-    states_KSH: Tensor
-    mask_KS: Tensor
+    fresh_K: Tensor
+    encoded: int
+    own_E: Tensor
+    states: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Batch:
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, tuple):
+        return tuple(_each(one, change) for one in value)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: _each(getattr(value, f.name), change) for f in fields(value)})
     return value
@@ -145,12 +155,11 @@ class Recommender(nn.Module):
     def text_vectors(self, texts: TextInputs) -> Tensor:
         """t [X, H]: cached, and encoded with gradient for the K texts of the budget."""
         cached = self.cache_ZH[texts.cache_row_X]
-        if self.tower is None or not len(texts.states_KSH):
+        if self.tower is None or not texts.states:
             return cached
-        fresh = self.tower.pooled(texts.states_KSH, texts.mask_KS)
-        if not len(texts.trained_K):
-            return cached + 0.0 * fresh.sum()
-        return cached.index_copy(0, texts.trained_K, fresh.to(cached.dtype))
+        own = torch.cat([self.tower.pooled(states, mask) for states, mask in texts.states])
+        fresh = shared(own[: len(texts.own_E)], texts.own_E, texts.encoded)
+        return cached.index_copy(0, texts.trained_K, fresh[texts.fresh_K].to(cached.dtype))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(item vectors [U, D], tokens [B, T, D], states [B, T, D])."""

@@ -28,7 +28,7 @@ from clm_ray.model.recommender import (
     TextInputs,
 )
 from clm_ray.train.losses import Groups, loss_weights
-from clm_ray.train.texts import LowerStates
+from clm_ray.train.texts import TEXTS_PER_PASS, LowerStates
 from clm_ray.train.windows import Windows
 
 NEXT_ITEMS_PER_WINDOW = 16
@@ -61,6 +61,21 @@ class Popularity:
         at = np.minimum(np.searchsorted(self.row, rows), len(self.row) - 1)
         q = np.where(self.row[at] == rows, self.q[at], self.q.min())
         return np.log(draws * q).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Texts that get gradient in a step, sorted, and the rank that is to encode its share of them."""
+
+    trained: NDArray[np.int64]
+    rank: int
+    world: int
+
+    def groups(self, length_C: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Positions of this rank's texts among the trained ones, in groups of like length (padding is waste); as many groups on every rank."""
+        own = np.argsort(length_C, kind="stable")[self.rank :: self.world]
+        largest = -(-len(self.trained) // self.world)
+        return np.array_split(own, -(-largest // TEXTS_PER_PASS))
 
 
 @dataclass
@@ -103,7 +118,7 @@ class BatchMaker:
             if not len(mine):
                 mine = _nothing(self.spec)
                 next_mine = events_mine = [np.empty(0, np.int64)]
-            yield self._tensors(mine, next_mine, events_mine, negative_rows, trained, scale)
+            yield self._tensors(mine, next_mine, events_mine, negative_rows, Encoding(trained, rank, world), scale)
 
     def _budget(self, windows: Windows, negative_rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """Texts of the global batch that get gradient: those that waited longest, a stable choice for every rank.
@@ -174,7 +189,7 @@ class BatchMaker:
         next_items: list[NDArray[np.int64]],
         next_events: list[NDArray[np.int64]],
         negative_rows: NDArray[np.int32],
-        trained: NDArray[np.int64],
+        encoding: Encoding,
         scale: torch.Tensor,
     ) -> Batch:
         rows = np.unique(np.concatenate([_items_of(windows), negative_rows, np.zeros(1, np.int32)]))
@@ -186,7 +201,7 @@ class BatchMaker:
         columns = [self.columns.get(user, ({}, {})) for user in windows.user]
         context = windows.context
         return Batch(
-            texts=self._texts(texts.astype(np.int64), trained),
+            texts=self._texts(texts.astype(np.int64), encoding),
             items=self.items.inputs(rows, text_of_row),
             users=user_inputs(
                 items=[at(c["item"]) for c in context],
@@ -202,16 +217,22 @@ class BatchMaker:
             scale=scale,
         )
 
-    def _texts(self, texts: NDArray[np.int64], trained: NDArray[np.int64]) -> TextInputs:
+    def _texts(self, texts: NDArray[np.int64], encoding: Encoding) -> TextInputs:
+        trained = encoding.trained
+        none = torch.empty(0, dtype=torch.int64)
+        if self.lower is None or not len(trained):
+            return TextInputs(torch.from_numpy(texts), none, none, 0, none, ())
         where = np.flatnonzero(np.isin(texts, trained))
-        if self.lower is None:
-            empty = torch.empty(0, 0, 0)
-            return TextInputs(
-                torch.from_numpy(texts), torch.empty(0, dtype=torch.int64), empty, torch.empty(0, 0, dtype=torch.bool)
-            )
-        # Each rank calls the tower equally often: without a trained text here, one is encoded that touches nothing.
-        states, mask = self.lower.padded(texts[where] if len(where) or not len(trained) else texts[:1])
-        return TextInputs(torch.from_numpy(texts), torch.from_numpy(where), states, mask)
+        groups = encoding.groups(self.lower.lengths(trained))
+        own = np.concatenate(groups)
+        return TextInputs(
+            cache_row_X=torch.from_numpy(texts),
+            trained_K=torch.from_numpy(where),
+            fresh_K=torch.from_numpy(np.searchsorted(trained, texts[where])),
+            encoded=len(trained),
+            own_E=torch.from_numpy(own),
+            states=tuple(self.lower.padded(trained[group] if len(group) else trained[:1]) for group in groups),
+        )
 
     def _click(self, windows: Windows, at: Any) -> ClickTargets:
         length_B, of = _flat(windows.target, "item")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from clm_ray.model.text import TextTower, Tokens
 
-_TEXTS_PER_PASS = 64
+TEXTS_PER_PASS = 64
+"""Texts that are encoded together at most."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,13 @@ class LowerStates:
     state_VH: NDArray[np.float32]
     start: NDArray[np.int64]
 
+    def lengths(self, texts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of each of the given texts."""
+        return self.start[texts + 1] - self.start[texts]
+
     def padded(self, texts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(states [X, S, H], mask [X, S]) of the given texts."""
-        lengths = self.start[texts + 1] - self.start[texts]
+        lengths = self.lengths(texts)
         mask = np.arange(int(lengths.max(initial=1)))[None, :] < lengths[:, None]
         rows, cols = np.nonzero(mask)
         out = np.zeros((*mask.shape, self.state_VH.shape[1]), np.float32)
@@ -54,7 +59,7 @@ def _gathered(part: Any, world: int) -> list[Any]:
 def lower_states(tower: TextTower, tokens: Tokens, *, rank: int, world: int, device: torch.device) -> LowerStates:
     """Run the frozen layers once over all texts, split over the ranks."""
     mine: dict[int, NDArray[np.float32]] = {}
-    for texts, ids, mask in tokens.batches(_shares(len(tokens), world)[rank], _TEXTS_PER_PASS):
+    for texts, ids, mask in tokens.batches(_shares(len(tokens), world)[rank], TEXTS_PER_PASS):
         states = tower.lower_states(ids.to(device), mask.to(device)).float().cpu().numpy()
         for x, text in enumerate(texts):
             mine[int(text)] = states[x, : int(mask[x].sum())]
@@ -73,12 +78,11 @@ def text_vectors(
     Each rank calls the tower equally often: where weights are partitioned, every call is one of all ranks.
     """
     share = _shares(count, world)[rank]
-    lengths = lower.start[share + 1] - lower.start[share]
-    share = share[np.argsort(lengths, kind="stable")]
+    share = share[np.argsort(lower.lengths(share), kind="stable")]
     vectors = np.zeros((len(share), tower.hidden), np.float32)
     largest = -(-count // world)
-    for first in range(0, largest, _TEXTS_PER_PASS):
-        texts = share[first : first + _TEXTS_PER_PASS]
+    for first in range(0, largest, TEXTS_PER_PASS):
+        texts = share[first : first + TEXTS_PER_PASS]
         states, mask = lower.padded(texts if len(texts) else np.zeros(1, np.int64))
         pooled = tower.pooled(states.to(device), mask.to(device)).float().cpu().numpy()
         vectors[first : first + len(texts)] = pooled[: len(texts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from clm_ray.config.model import EncoderConfig
 from clm_ray.config.recipe import Recipe
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.model.text import TextTower, load_pretrained, tokenize
-from clm_ray.train.batches import NEXT_ITEMS_PER_WINDOW, BatchMaker, Popularity
-from clm_ray.train.texts import LowerStates
+from clm_ray.train.batches import NEXT_ITEMS_PER_WINDOW, BatchMaker, Encoding, Popularity
+from clm_ray.train.texts import TEXTS_PER_PASS, LowerStates
 from clm_ray.train.windows import Windows
 
 
@@ -39,13 +40,18 @@ def _model(shop: SmallShop, bert: Path) -> tuple[Recommender, LowerStates]:
 def _step(
     model: Recommender, maker: BatchMaker, windows: Windows, world: int, *, step: int = 0
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """(mean over ranks of the scaled loss, mean gradient): what DeepSpeed makes of the ranks' backward passes."""
+    """(mean over ranks of the scaled loss, mean gradient): what DeepSpeed makes of the ranks' backward passes. There is no process group
+    here: each rank encodes all the texts that the ranks would share out.
+    """
     model.zero_grad()
     total = 0.0
     before = maker.last_trained.copy()
+    whole = maker.make(windows, rank=0, world=1, step=step, epoch=0, train=True).texts
     for rank in range(world):
         maker.last_trained = before.copy()
-        loss, _ = model(maker.make(windows, rank=rank, world=world, step=step, epoch=0, train=True))
+        batch = maker.make(windows, rank=rank, world=world, step=step, epoch=0, train=True)
+        texts = replace(batch.texts, own_E=whole.own_E, states=whole.states)
+        loss, _ = model(replace(batch, texts=texts))
         (loss / world).backward()
         total += loss.item() / world
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -109,10 +115,24 @@ def test_every_rank_makes_the_same_choice(shop: SmallShop, bert: Path) -> None:
         whole = makers[2].make(windows, rank=0, world=1, step=step, epoch=0, train=True)
         parts = [makers[r].make(windows, rank=r, world=2, step=step, epoch=0, train=True) for r in range(2)]
         assert set.union(*map(_trained_texts, parts)) == _trained_texts(whole)
-        assert all(len(part.texts.states_KSH) >= 1 for part in parts), "each rank calls the tower"
+        assert all(len(part.texts.states) == 1 for part in parts), "each rank calls the tower equally often"
+        own = [part.texts.own_E.tolist() for part in parts]
+        assert sorted(itertools.chain(*own)) == list(range(whole.texts.encoded)), "each text is encoded by one rank"
         negatives = [_rows(part, part.retrieval.negative_G, maker=makers[2]) for part in (whole, *parts)]
         assert negatives[0] == negatives[1] == negatives[2]
     assert makers[0].last_trained.tolist() == makers[1].last_trained.tolist() == makers[2].last_trained.tolist()
+
+
+@pytest.mark.parametrize(("texts", "world"), [(1, 3), (64, 1), (150, 3), (301, 2), (129, 2)])
+def test_the_ranks_share_the_texts_out_in_groups_of_like_length(texts: int, world: int) -> None:
+    length = np.random.default_rng(0).integers(1, 30, texts)
+    trained = np.arange(texts, dtype=np.int64)
+    groups = [Encoding(trained, rank, world).groups(length) for rank in range(world)]
+    assert len({len(of_rank) for of_rank in groups}) == 1, "each rank calls the tower equally often"
+    assert sorted(np.concatenate([group for of_rank in groups for group in of_rank]).tolist()) == trained.tolist()
+    for of_rank in groups:
+        assert max(map(len, of_rank)) <= TEXTS_PER_PASS
+        assert (np.diff(length[np.concatenate(of_rank)]) >= 0).all()
 
 
 def _rows(batch: Batch, item_G: torch.Tensor, *, maker: BatchMaker) -> list[tuple[int, int]]:
@@ -134,7 +154,7 @@ def test_without_a_budget_every_text_of_the_batch_has_gradient(shop: SmallShop, 
 def test_a_validation_batch_has_no_budget_and_leaves_no_trace(shop: SmallShop, bert: Path) -> None:
     maker = shop.maker(_model(shop, bert)[1])
     batch = maker.make(shop.batch_windows(0, 6), rank=0, world=1, step=0, epoch=0, train=False)
-    assert len(batch.texts.trained_K) == len(batch.texts.states_KSH) == len(batch.retrieval.item_M) == 0
+    assert len(batch.texts.trained_K) == len(batch.texts.states) == len(batch.retrieval.item_M) == 0
     assert not maker.last_trained.any()
 
 

@@ -46,7 +46,11 @@ def _same(run: Ended, plain: Ended) -> None:
         )
     assert run.weights.keys() == plain.weights.keys()
     for name, weight in run.weights.items():
-        torch.testing.assert_close(weight, plain.weights[name], atol=1e-3, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        # A key's bias moves no softmax: its gradient is rounding noise, which Adam makes whole steps of.
+        kept = slice(len(weight) // 2 if name.endswith("key_value.bias") else 0, None)
+        torch.testing.assert_close(
+            weight[kept], plain.weights[name][kept], atol=1e-3, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
     vectors = [np.load(r.run / "model" / "item_vectors.npy") for r in (run, plain)]
     np.testing.assert_allclose(*vectors, atol=2e-3)
 
