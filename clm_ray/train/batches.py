@@ -71,11 +71,11 @@ class Encoding:
     rank: int
     world: int
 
-    def groups(self, length_C: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Positions of this rank's texts among the trained ones, in groups of like length (padding is waste); as many groups on every rank."""
+    def groups(self, length_C: NDArray[np.int64], *, size: int) -> list[NDArray[np.int64]]:
+        """Positions of this rank's texts among the trained ones, in groups of like length (padding is waste) of about `size`; as many groups on every rank."""
         own = np.argsort(length_C, kind="stable")[self.rank :: self.world]
         largest = -(-len(self.trained) // self.world)
-        return np.array_split(own, -(-largest // TEXTS_PER_PASS))
+        return np.array_split(own, -(-largest // size))
 
 
 @dataclass
@@ -223,7 +223,8 @@ class BatchMaker:
         if self.lower is None or not len(trained):
             return TextInputs(torch.from_numpy(texts), none, none, 0, none, ())
         where = np.flatnonzero(np.isin(texts, trained))
-        groups = encoding.groups(self.lower.lengths(trained))
+        size = TEXTS_PER_PASS["cuda" if self.recipe.train.use_gpu else "cpu"]
+        groups = encoding.groups(self.lower.lengths(trained), size=size)
         own = np.concatenate(groups)
         return TextInputs(
             cache_row_X=torch.from_numpy(texts),

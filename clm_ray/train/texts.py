@@ -18,8 +18,8 @@ from torch import Tensor
 
 from clm_ray.model.text import TextTower, Tokens
 
-TEXTS_PER_PASS = 64
-"""Texts that are encoded together at most."""
+TEXTS_PER_PASS = {"cpu": 64, "cuda": 1024}
+"""Texts that are encoded together at most, by kind of device: little padding on a CPU, few and large kernels on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _gathered(part: Any, world: int) -> list[Any]:
 def lower_states(tower: TextTower, tokens: Tokens, *, rank: int, world: int, device: torch.device) -> LowerStates:
     """Run the frozen layers once over all texts, split over the ranks."""
     mine: dict[int, NDArray[np.float32]] = {}
-    for texts, ids, mask in tokens.batches(_shares(len(tokens), world)[rank], TEXTS_PER_PASS):
+    for texts, ids, mask in tokens.batches(_shares(len(tokens), world)[rank], TEXTS_PER_PASS[device.type]):
         states = tower.lower_states(ids.to(device), mask.to(device)).float().cpu().numpy()
         for x, text in enumerate(texts):
             mine[int(text)] = states[x, : int(mask[x].sum())]
@@ -81,8 +81,9 @@ def text_vectors(
     share = share[np.argsort(lower.lengths(share), kind="stable")]
     vectors = np.zeros((len(share), tower.hidden), np.float32)
     largest = -(-count // world)
-    for first in range(0, largest, TEXTS_PER_PASS):
-        texts = share[first : first + TEXTS_PER_PASS]
+    size = TEXTS_PER_PASS[device.type]
+    for first in range(0, largest, size):
+        texts = share[first : first + size]
         states, mask = lower.padded(texts if len(texts) else np.zeros(1, np.int64))
         pooled = tower.pooled(states.to(device), mask.to(device)).float().cpu().numpy()
         vectors[first : first + len(texts)] = pooled[: len(texts)]

@@ -17,7 +17,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.model.text import TextTower, load_pretrained, tokenize
 from clm_ray.train.batches import NEXT_ITEMS_PER_WINDOW, BatchMaker, Encoding, Popularity
-from clm_ray.train.texts import TEXTS_PER_PASS, LowerStates
+from clm_ray.train.texts import LowerStates
 from clm_ray.train.windows import Windows
 
 
@@ -127,11 +127,11 @@ def test_every_rank_makes_the_same_choice(shop: SmallShop, bert: Path) -> None:
 def test_the_ranks_share_the_texts_out_in_groups_of_like_length(texts: int, world: int) -> None:
     length = np.random.default_rng(0).integers(1, 30, texts)
     trained = np.arange(texts, dtype=np.int64)
-    groups = [Encoding(trained, rank, world).groups(length) for rank in range(world)]
+    groups = [Encoding(trained, rank, world).groups(length, size=64) for rank in range(world)]
     assert len({len(of_rank) for of_rank in groups}) == 1, "each rank calls the tower equally often"
     assert sorted(np.concatenate([group for of_rank in groups for group in of_rank]).tolist()) == trained.tolist()
     for of_rank in groups:
-        assert max(map(len, of_rank)) <= TEXTS_PER_PASS
+        assert max(map(len, of_rank)) <= 64
         assert (np.diff(length[np.concatenate(of_rank)]) >= 0).all()
 
 

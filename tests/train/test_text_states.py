@@ -10,7 +10,7 @@ from tiny_bert import write_tiny_bert
 
 from clm_ray.config.model import EncoderConfig
 from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
-from clm_ray.train.texts import lower_states, text_vectors
+from clm_ray.train.texts import TEXTS_PER_PASS, lower_states, text_vectors
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_every_rank_calls_the_tower_equally_often(
         return pooled(states, mask)
 
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    monkeypatch.setattr("clm_ray.train.texts._TEXTS_PER_PASS", 32)
+    monkeypatch.setitem(TEXTS_PER_PASS, "cpu", 32)
     monkeypatch.setattr("clm_ray.train.texts._gathered", lambda part, world: parts.append(part) or parts)
     monkeypatch.setattr(tower, "pooled", counted)
     made = []
