@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.record import record
 from clm_ray.model.text import TextTower
+from clm_ray.train.run import git_revision
 
 WARMUP, STEPS = 5, 20
 DATASHEET_TFLOPS = 989.5
@@ -138,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         figures[size] = {**found, **rates}
         print(size, json.dumps(figures[size]), flush=True)
     figures["kernels_512x128"] = profile(made, texts=512, tokens=128)
+    figures["git"] = args.revision or git_revision()
     record("gpu", {"tower": figures}, merge=True, git=args.revision)
 
 

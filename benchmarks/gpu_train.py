@@ -22,6 +22,7 @@ from benchmarks.gpu_tower import flops_per_token
 from benchmarks.record import record
 from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.config.workspace import Workspace
+from clm_ray.train.run import git_revision
 
 if TYPE_CHECKING:
     from clm_ray.train.loop import Worker
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     found = open_windows(dataset, TRAIN)
     targets = sum(len(t["item"]) for _, w in found.batches(256, seed=0, epoch=0, shuffle=False) for t in w.target)
-    device = {"device": torch.cuda.get_device_name()}
+    device = {"device": torch.cuda.get_device_name(), "git": args.revision or git_revision()}
     if args.only != "step":
         run = by_ray(recipe, workspace, targets=targets, windows=len(found))
         record("gpu", {"train_run": {**device, **run}}, merge=True, git=args.revision)
