@@ -190,11 +190,13 @@ def _check(recipe: Recipe, dataset: Path, *, space: Space) -> None:
 
 def _check_dashboard() -> None:
     """Ray Train asks the dashboard whether a trial still lives before it frees the trial's workers: without, the next one would wait."""
+    import ray
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
     try:
-        list_nodes(limit=1, timeout=_DASHBOARD_ANSWERS_S)
+        # Several clusters may be on this machine: the one that the search runs on is asked.
+        list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=_DASHBOARD_ANSWERS_S)
     except (RayStateApiException, OSError) as error:
         raise TrainError(
             "the dashboard of Ray does not answer, and a stopped trial's workers would never be free again",
