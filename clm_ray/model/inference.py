@@ -305,7 +305,7 @@ def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None
     """[B, longest] or, with `width`, [B, longest, width]; short rows end with zeros, and `longest` is at least `least`."""
     length_B = np.array([len(a) for a in arrays], np.int64)
     empty = np.empty((0, width) if width is not None else 0)
-    return padded(np.concatenate([empty[:0], *(a for a in arrays if len(a))]), length_B, dtype, least=least)
+    return padded(np.concatenate([empty, *(a for a in arrays if len(a))]), length_B, dtype, least=least)
 
 
 def padded(values: NDArray[Any], length_B: NDArray[np.int64], dtype: torch.dtype, *, least: int = 0) -> Tensor:

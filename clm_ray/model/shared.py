@@ -47,5 +47,5 @@ def _group() -> Any:
     world = dist.group.WORLD
     if id(world) not in _groups:
         _groups.clear()
-        _groups[id(world)] = dist.new_group()
-    return _groups[id(world)]
+        _groups[id(world)] = world, dist.new_group()  # with the world, whose id is then nobody else's
+    return _groups[id(world)][1]
