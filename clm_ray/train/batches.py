@@ -147,7 +147,9 @@ class BatchMaker:
             if self.recipe.split.protocol == "per_user" and not self.recipe.split.refit:
                 # Each user's train period ends for itself; at the moment of the last train target the later splits may begin.
                 known = target["time"]
-                end = int(known.max(initial=np.iinfo(np.int64).min) if train else known.min(initial=np.iinfo(np.int64).max))
+                end = int(
+                    known.max(initial=np.iinfo(np.int64).min) if train else known.min(initial=np.iinfo(np.int64).max)
+                )
             eligible_N = ((context["item"] > 0) | (not items)) & ((time < end) == train)
             # The tail belongs to the windows before; where it is cut, its first moment may be missing a part.
             eligible_N[: min(number * sequences.body, sequences.max_context)] = False

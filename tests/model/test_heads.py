@@ -156,3 +156,13 @@ def test_without_outputs_nothing_is_there() -> None:
     further = slice(LOSSES.index("rating"), None)
     assert model.losses(batch)[further].tolist() == [0.0] * 4
     assert batch.scale[further].tolist() == [0.0] * 4
+
+
+def test_a_validation_window_without_a_context_has_no_next_action(shop: SmallShop) -> None:
+    recipe = small_recipe(model={"outputs": OUTPUTS}, split={"protocol": "per_user"})
+    windows = shop.batch_windows(0, 3, split=1)
+    bare = [{name: values[:0] for name, values in context.items()} for context in windows.context]
+    batch = shop.maker(recipe=recipe).make(
+        replace(windows, context=bare, number=[0] * len(windows)), rank=0, world=1, step=0, epoch=0, train=False
+    )
+    assert len(batch.actions.event_M) == 0
