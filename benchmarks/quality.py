@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.compare import against_lightgbm, against_peers, click_figures, differences
 from benchmarks.configurations import ABLATIONS, DATA_SHARES, FROZEN, JOURNEY, MOVIELENS, WHOLE
 from benchmarks.record import figures_of, record
-from clm_ray.config.recipe import load_recipe
+from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.train.run import git_revision
 
@@ -168,16 +168,38 @@ class Run:
 
 
 def _runs(data: Data, overrides: Sequence[str]) -> list[Run]:
-    return [run_of(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
+    """One run per seed, as many at a time as the machine has cores."""
+    import ray
+
+    recipes = [_recipe(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
+    trained = ray.remote(num_cpus=0)(_trained)
+    ray.get([trained.remote(recipe, data.workspace) for recipe in recipes])
+    return [_evaluated(data, recipe) for recipe in recipes]
 
 
 def run_of(data: Data, overrides: Sequence[str]) -> Run:
-    """Train and evaluate, or find what an earlier call left."""
-    from clm_ray.evaluate.run import evaluate
+    """One run with its test predictions, made now or by an earlier call."""
+    return _evaluated(data, _recipe(data, overrides))
+
+
+def _recipe(data: Data, overrides: Sequence[str]) -> Recipe:
+    """With one worker: the same loss curve as with several, and several seeds at a time use the cores better."""
+    fixed = ("evaluate.baselines=false", "train.num_workers=1")
+    return load_recipe(data.recipe, overrides=[*data.overrides, *fixed, *overrides])
+
+
+def _trained(recipe: Recipe, workspace: Workspace) -> Path:
+    """The run, trained now or by an earlier call."""
     from clm_ray.train.run import train
 
-    recipe = load_recipe(data.recipe, overrides=[*data.overrides, "evaluate.baselines=false", *overrides])
-    run = train(recipe, data.workspace)
+    return train(recipe, workspace)
+
+
+def _evaluated(data: Data, recipe: Recipe) -> Run:
+    """What a trained run reaches on the test rows, evaluated now or by an earlier call."""
+    from clm_ray.evaluate.run import evaluate
+
+    run = _trained(recipe, data.workspace)
     folder = data.workspace.evaluations / run.name
     found = folder / "metrics.json"
     if not found.is_file() or found.stat().st_mtime_ns < (run / DONE).stat().st_mtime_ns:
@@ -188,10 +210,7 @@ def run_of(data: Data, overrides: Sequence[str]) -> Run:
 
 
 def _model_of(data: Data) -> Path:
-    from clm_ray.train.run import train
-
-    recipe = load_recipe(data.recipe, overrides=[*data.overrides, "evaluate.baselines=false", "train.seed=0"])
-    return train(recipe, data.workspace) / "model"
+    return _trained(_recipe(data, ("train.seed=0",)), data.workspace) / "model"
 
 
 def _in_order(predictions: pa.Table) -> pa.Table:
