@@ -54,5 +54,6 @@ JOURNEY: Mapping[str, tuple[str, ...]] = {
     "no identifiers": ABLATIONS["no identifiers"],
     "click alone": CLICK_ALONE,
     "retention alone": RETENTION_ALONE,
+    "also spend and next action": ("model.outputs=['value', 'next_action']",),
 }
 """On The Complete Journey."""

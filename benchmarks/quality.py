@@ -229,7 +229,10 @@ def _mean_of(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 def _summary(runs: Sequence[Run]) -> dict[str, Any]:
     """Means and deviations over the seeds."""
-    rows = [click_figures(run.predictions) | _retention(run.metrics) | _further(run.validated) for run in runs]
+    rows = [
+        click_figures(run.predictions) | _retention(run.metrics) | _numbers(run.metrics) | _further(run.validated)
+        for run in runs
+    ]
     summary: dict[str, Any] = {"seeds": list(SEEDS), "runs": rows}
     for key in rows[0]:
         values = np.array([row[key] for row in rows])
@@ -238,7 +241,17 @@ def _summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _further(validated: dict[str, float]) -> dict[str, float]:
-    return {f"valid_{name}": validated[name] for name in ("rating_rmse", "group_gap") if name in validated}
+    return {f"valid_{name}": validated[name] for name in ("group_gap", "next_action_log_loss") if name in validated}
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """Errors of ratings and spend on the test rows, the model's and those of the guess beside it."""
+    return {
+        f"{head}_{method}_{figure}": float(part[figure])
+        for head in ("ratings", "spend")
+        for method, part in metrics[head].items()
+        for figure in ("rmse", "mae", "rank")
+    }
 
 
 def _retention(metrics: dict[str, Any]) -> dict[str, float]:

@@ -38,6 +38,8 @@ TITLES = {
     "text_logistic": "LR on frozen text vectors",
     "recency": "recency only",
     "rfm": "LR on recency, frequency, spend",
+    "mean_rating": "mean ratings of item and user",
+    "past_spend": "spend in as many days before",
 }
 """How methods are called in tables and pictures."""
 

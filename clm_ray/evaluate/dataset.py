@@ -32,7 +32,8 @@ from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import TEST, TRAIN
 
 _TARGET = ("tgt_time", "tgt_item", "tgt_label", "tgt_weight", "tgt_offset", "tgt_split")
-_REFERENCE = ("ref_time", "ref_bin", "ref_censored", "ref_split")
+_ASKED = ("time", "bin", "censored", "value")
+_REFERENCE = (*(f"ref_{name}" for name in _ASKED), "ref_split")
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,20 @@ class Occasions:
 
 @dataclass(frozen=True)
 class References:
-    """Retention references of one user; `bin_R` and `seen_R` as in clm_ray.metrics.survival."""
+    """Retention references of one user; `bin_R` and `seen_R` as in clm_ray.metrics.survival; `value_R`: spend within the longest
+    reported horizon, NaN where the log ends before.
+    """
 
     time_R: NDArray[np.int64]
     bin_R: NDArray[np.int32]
     seen_R: NDArray[np.int32]
+    value_R: NDArray[np.float32]
 
     @staticmethod
     def none() -> References:
         """No references."""
-        return References(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
+        none = np.empty(0, np.int32)
+        return References(np.empty(0, np.int64), none, none, np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class Dataset:
         """The users of a bucket with test occasions or references."""
         impressions = self._part("impressions", bucket)
         impressions = impressions.filter(pc.equal(impressions.column("split"), TEST))
-        references = self._part("references", bucket, columns=["user_id", "time", "bin", "censored", "split"])
+        references = self._part("references", bucket, columns=["user_id", *_ASKED, "split"])
         references = references.filter(pc.equal(references.column("split"), TEST))
         rows_of, rows_of_reference = _rows_by_user(impressions), _rows_by_user(references)
         histories = self.histories(bucket)
@@ -202,7 +207,7 @@ class Dataset:
                 histories.get(user, EMPTY),
                 shown=_occasions(impressions.take(pa.array(rows[kind[rows] == "shown"]))),
                 catalogue=_occasions(impressions.take(pa.array(rows[kind[rows] == "catalogue"]))),
-                references=References(*(asked.column(name).to_numpy() for name in ("time", "bin", "censored"))),
+                references=References(*(asked.column(name).to_numpy() for name in _ASKED)),
             )
 
     def train_cases(self, bucket: int) -> Iterator[Case]:
@@ -214,13 +219,13 @@ class Dataset:
             target = {name: ragged(windows.column(name))[0] for name in _TARGET}
             reference = {name: ragged(windows.column(name))[0] for name in _REFERENCE}
             early_R = reference["ref_split"] == TRAIN
-            time, bins, seen = (reference[name][early_R] for name in ("ref_time", "ref_bin", "ref_censored"))
+            kept = (reference[f"ref_{name}"][early_R] for name in _ASKED)
             yield Case(
                 user,
                 histories.get(user, EMPTY),
                 shown=_group({name: values[target["tgt_split"] == TRAIN] for name, values in target.items()}),
                 catalogue=Occasions.none(),
-                references=References(time, bins, seen),
+                references=References(*kept),
             )
 
     def histories(self, bucket: int) -> dict[str, History]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from clm_ray.evaluate.baselines import TITLES
 from clm_ray.evaluate.figures import MODEL, ClickFigures, ClickReport, RankingFigures, RetentionFigures
+from clm_ray.evaluate.outputs import NumberFigures
 from clm_ray.metrics.bootstrap import Difference
 
 NONE = "–"
@@ -17,7 +18,8 @@ _HIGHER, _LOWER, _NEITHER = 1, -1, 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that `evaluate` found; `clicks` None without click occasions, `retention` empty where the head is off."""
+    """Everything that `evaluate` found; `clicks` None without click occasions, `retention`, `ratings` and `spend` empty where the model has no such
+    head."""
 
     run: str
     recipe: str
@@ -27,6 +29,8 @@ class Evaluation:
     catalogue: Mapping[str, RankingFigures]
     retention: Mapping[int, Mapping[str, RetentionFigures]]
     report_days: Sequence[int]
+    ratings: Mapping[str, NumberFigures]
+    spend: Mapping[str, NumberFigures]
     ks: Sequence[int]
     notes: Sequence[str]
 
@@ -104,6 +108,8 @@ def _rows(found: Evaluation) -> list[_Row]:
     for days in found.report_days:
         if days in found.retention:
             rows += _retention_rows(found.retention[days], days=days)
+    rows += _number_rows(found.ratings, of="rating")
+    rows += _number_rows(found.spend, of=f"spend in {max(found.report_days, default=0)} d")
     return rows
 
 
@@ -174,6 +180,25 @@ def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> li
             headline=field == "auc",
         )
         for title, field, better in figures
+    ]
+
+
+def _number_rows(methods: Mapping[str, NumberFigures], *, of: str) -> list[_Row]:
+    figures = (
+        ("RMSE", "rmse", _LOWER),
+        ("mean absolute error", "mae", _LOWER),
+        ("predicted / actual sum", "ratio", _NEITHER),
+        ("Spearman", "rank", _HIGHER),
+    )
+    return [
+        _Row(
+            f"{of}: {title}",
+            {name: getattr(one, field) for name, one in methods.items()},
+            better,
+            headline=field == "rmse",
+        )
+        for title, field, better in figures
+        if methods
     ]
 
 

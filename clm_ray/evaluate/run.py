@@ -36,6 +36,7 @@ from clm_ray.evaluate.figures import (
     plain,
     retention_report,
 )
+from clm_ray.evaluate.outputs import RATINGS, SPENDS, number_report
 from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
 from clm_ray.evaluate.sampling import draw_sample, frozen_texts
 from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
@@ -197,6 +198,8 @@ def _figures(
         catalogue=catalogue,
         retention=retention_report(retention, bins=config.calibration_bins) if retention is not None else {},
         report_days=dataset.recipe.retention.report_days,
+        ratings=number_report(clicks, actual="rating", methods=RATINGS),
+        spend=number_report(retention, actual="spend", methods=SPENDS),
         ks=config.ks,
         notes=(*notes, *more),
     )

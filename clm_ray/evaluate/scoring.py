@@ -26,6 +26,7 @@ from clm_ray.data.build import part
 from clm_ray.evaluate import slices
 from clm_ray.evaluate.baselines import Baselines, ClickBaselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions
+from clm_ray.evaluate.outputs import rating_columns, spend_columns
 from clm_ray.evaluate.sampling import each_bucket, frozen_texts, pair_features
 from clm_ray.metrics.ranking import tie_break
 from clm_ray.model.inference import Scorer, UserRequest, UserState, own_items
@@ -104,6 +105,7 @@ class BucketScorer:
         items = [c.shown.items(q) for c in cases for q in range(len(c.shown.time_Q))]
         if not requests:
             return pa.table({})
+        click, ratings = self._click(requests, items)
         item_P = np.concatenate(items)
         offset_P = np.concatenate([c.shown.offset_P for c in cases])
         moment_P = np.repeat(np.arange(len(items)), [len(one) for one in items])
@@ -112,9 +114,11 @@ class BucketScorer:
             "item_row": item_P,
             "label": np.concatenate([c.shown.label_P for c in cases]),
             "weight": np.concatenate([c.shown.weight_P for c in cases]),
-            "probability": with_offset(np.concatenate(self._click(requests, items)), offset_P),
+            "probability": with_offset(np.concatenate(click), offset_P),
             "item_events": self.item_events_I[item_P].astype(np.int32),
         }
+        if ratings:
+            columns |= rating_columns(self.dataset.source, cases, ratings)
         for name in self.baselines.names:
             p_P = np.concatenate([self.baselines.probability(name, c.history, c.shown) for c in cases])
             columns[name] = with_offset(p_P, offset_P)
@@ -161,7 +165,7 @@ class BucketScorer:
         """Every reference at the end of every hazard bin."""
         requests = [UserRequest(c.user_id, c.history, int(t)) for c in cases for t in c.references.time_R]
         days = self.dataset.recipe.retention.bin_ends
-        within_RB = self._survival(requests) if requests else None
+        within_RB, spend_R = self._return(requests) if requests else (None, None)
         if within_RB is None:
             return pa.table({})
         moment_L = np.repeat(np.arange(len(requests)), len(days))
@@ -178,6 +182,11 @@ class BucketScorer:
             "probability": within_RB.astype(np.float32).ravel(),
         }
         recency = [retention_columns(self.dataset.source, c.history, c.references.time_R) for c in cases]
+        if spend_R is not None:
+            # One figure per reference, in the row of the horizon that it is for.
+            longest = max(self.dataset.recipe.retention.report_days)
+            for name, value_R in spend_columns(self.dataset.vocabulary, cases, spend_R, days=longest).items():
+                columns[name] = np.where(columns["horizon_days"] == longest, value_R[moment_L], np.nan)
         for name, other_RB in self.plan.baselines.active_within(np.concatenate(recency)).items():
             columns[name] = other_RB.astype(np.float32).ravel()
         return pa.table(columns)
@@ -205,11 +214,17 @@ class BucketScorer:
             "stage": slices.stage_column(np.concatenate(stage_Q)[moment_L]),
         }
 
-    def _click(self, requests: Sequence[UserRequest], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
-        result: list[NDArray[np.float32]] = []
+    def _click(
+        self, requests: Sequence[UserRequest], items: Sequence[NDArray[np.int32]]
+    ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+        """(chances, ratings) by request; no ratings where the model has no such output."""
+        clicks: list[NDArray[np.float32]] = []
+        ratings: list[NDArray[np.float32]] = []
         for cut in _batches([len(one) for one in items]):
-            result += self.scorer.click(self.scorer.states(requests[cut]), items[cut])
-        return result
+            states = self.scorer.states(requests[cut])
+            clicks += self.scorer.click(states, items[cut])
+            ratings += self.scorer.ratings(states, items[cut]) or []
+        return clicks, ratings
 
     def _retrieve(self, requests: Sequence[UserRequest]) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """Retrieval, then the click head on what was retrieved: the two stages of serving."""
@@ -222,14 +237,16 @@ class BucketScorer:
                 result.append(top(row_C, p_C, count=count))
         return result
 
-    def _survival(self, requests: Sequence[UserRequest]) -> NDArray[np.float32] | None:
-        parts = []
+    def _return(self, requests: Sequence[UserRequest]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """(chance to be active again [R, B], expected spend [R]), each None where the model has no such output."""
+        within: list[NDArray[np.float32]] = []
+        spend: list[NDArray[np.float32]] = []
         for cut in _batches([1] * len(requests)):
-            within_RB = self.scorer.survival(self.scorer.states(requests[cut]))
-            if within_RB is None:
-                return None
-            parts.append(within_RB)
-        return np.concatenate(parts)
+            states = self.scorer.states(requests[cut])
+            for found, parts in ((self.scorer.survival(states), within), (self.scorer.values(states), spend)):
+                if found is not None:
+                    parts.append(found)
+        return (np.concatenate(within) if within else None), (np.concatenate(spend) if spend else None)
 
 
 def top(

@@ -207,6 +207,7 @@ def _windows(
                 "ref_time": np.array([r["time"] for r in mine], np.int64),
                 "ref_bin": np.array([r["bin"] for r in mine], np.int32),
                 "ref_censored": np.array([r["censored"] for r in mine], np.int32),
+                "ref_value": np.full(len(mine), np.nan, np.float32),
                 "ref_split": np.full(len(mine), TRAIN),
             }
         )
@@ -309,6 +310,12 @@ class KnowingScorer:
             np.where(category(row) == _taste(s.history), 0.3, 0.04).astype(np.float32)
             for s, row in zip(states, rows, strict=True)
         ]
+
+    def ratings(self, states: Sequence[UserState], rows: Sequence[NDArray[np.int32]]) -> None:
+        """No such output."""
+
+    def values(self, states: Sequence[UserState]) -> None:
+        """No such output."""
 
     def survival(self, states: Sequence[UserState]) -> NDArray[np.float32]:
         """From the mean gap between visits so far."""

@@ -137,6 +137,8 @@ def _evaluation(**changes: object) -> Evaluation:
         "catalogue": {},
         "retention": {},
         "report_days": (7,),
+        "ratings": {},
+        "spend": {},
         "ks": (2, 3),
         "notes": ("a note",),
     }
