@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.train.run import git_revision
 
 SEEDS = (0, 1, 2)
+CORES = os.cpu_count() or 1
 PER_USER = "ml100k.per_user"
 
 
@@ -53,8 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--root", default="workspaces/quality", help="folder for data and runs (default: %(default)s)")
     args = options.parse_args(argv)
 
+    import ray
+
     from jobs.session import start_ray
 
+    # Twice as many logical CPUs as cores: one run is evaluated while the next ones are trained.
+    ray.init(num_cpus=2 * CORES, logging_level=logging.ERROR, log_to_driver=False)
     start_ray()
     for part in args.only:
         for path, row in PARTS[part](Path(args.root).resolve()):
@@ -130,9 +138,10 @@ def _compared(
     part: str, data: Data, configurations: Mapping[str, tuple[str, ...]], *, base: tuple[str, ...] = ()
 ) -> Rows:
     """Each configuration on top of `base`, beside `base` itself."""
-    beside = _runs(data, base)
-    for name, overrides in configurations.items():
-        runs = _runs(data, (*base, *overrides))
+    asked = [base, *((*base, *overrides) for overrides in configurations.values())]
+    trained = _trainings(data, asked)
+    beside = next(trained)
+    for (name, overrides), runs in zip(configurations.items(), trained, strict=True):
         row = {"overrides": [*base, *overrides], **_summary(runs)}
         if overrides:
             row["difference"] = differences(beside[0].predictions, _mean_of(runs), _mean_of(beside))
@@ -168,13 +177,29 @@ class Run:
 
 
 def _runs(data: Data, overrides: Sequence[str]) -> list[Run]:
-    """One run per seed, as many at a time as the machine has cores."""
+    """One run per seed."""
+    (runs,) = _trainings(data, [overrides])
+    return runs
+
+
+def _trainings(data: Data, configurations: Sequence[Sequence[str]]) -> Iterator[list[Run]]:
+    """One run per seed of each configuration, in this order; as many are trained at a time as the machine has cores."""
     import ray
 
-    recipes = [_recipe(data, (*overrides, f"train.seed={seed}")) for seed in SEEDS]
-    trained = ray.remote(num_cpus=0)(_trained)
-    ray.get([trained.remote(recipe, data.workspace) for recipe in recipes])
-    return [_evaluated(data, recipe) for recipe in recipes]
+    remote = ray.remote(num_cpus=0)(_trained)
+
+    def trained(recipe: Recipe) -> Recipe:
+        ray.get(remote.remote(recipe, data.workspace))
+        return recipe
+
+    pool = ThreadPoolExecutor(CORES)
+    try:
+        asked = [[_recipe(data, (*one, f"train.seed={seed}")) for seed in SEEDS] for one in configurations]
+        running = [[pool.submit(trained, recipe) for recipe in recipes] for recipes in asked]
+        for seeds in running:
+            yield [_evaluated(data, future.result()) for future in seeds]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def run_of(data: Data, overrides: Sequence[str]) -> Run:
