@@ -19,6 +19,9 @@ NO_TEXT = ("model.use_text=false",)
 WHOLE: Mapping[str, tuple[str, ...]] = {"text frozen": FROZEN, "no text": NO_TEXT}
 """On MovieLens-100K, per user, beside the recipe itself, which trains two layers of the text encoder."""
 
+NEW_USERS: Mapping[str, tuple[str, ...]] = {f"one cut in time: {name}": keys for name, keys in WHOLE.items()}
+"""The same with one cut in time, where most test rows are of users that were not there in training."""
+
 ABLATIONS: Mapping[str, tuple[str, ...]] = {
     "no identifiers": ("model.use_ids=false",),
     "no item neighbours": ("model.without=['neighbour_']",),

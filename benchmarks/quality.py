@@ -1,7 +1,7 @@
 """Quality of the model on public data, three seeds each: `python -m benchmarks.quality [--only PART ...]`.
 
 ml100k.per_user, ml100k.global  MovieLens-100K (needs `make movielens`), beside what others reach on the same rows
-ablations                       what each part of the model is worth there, per user
+ablations                       what each part of the model is worth there, per user; text also with one cut in time
 data_share                      how few users suffice, with text and without
 transfer                        from The Complete Journey's towers to films, and the other way round
 complete_journey                the same with retention
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.compare import against_lightgbm, against_peers, click_figures, differences
-from benchmarks.configurations import ABLATIONS, DATA_SHARES, FROZEN, JOURNEY, MOVIELENS, WHOLE
+from benchmarks.configurations import ABLATIONS, DATA_SHARES, FROZEN, JOURNEY, MOVIELENS, NEW_USERS, WHOLE
 from benchmarks.record import figures_of, record
 from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.config.workspace import DONE, Workspace
@@ -38,7 +38,7 @@ from clm_ray.train.run import git_revision
 
 SEEDS = (0, 1, 2)
 CORES = os.cpu_count() or 1
-PER_USER = "ml100k.per_user"
+PER_USER, GLOBAL = "ml100k.per_user", "ml100k.global"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def ablations(root: Path) -> Rows:
     """Each configuration beside the recipe: figures, and paired differences over users."""
     data = films(PER_USER, root)
     yield from _compared("ablations", data, WHOLE)
+    yield from _compared("ablations", films(GLOBAL, root), NEW_USERS)
     yield from _compared("ablations", data, ABLATIONS, base=FROZEN)
 
 
