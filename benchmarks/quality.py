@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from jobs.session import start_ray
 
+    revision = git_revision()  # before this program changes a file of the checkout itself
+
     # Twice as many logical CPUs as cores: one run is evaluated while the next ones are trained.
     ray.init(num_cpus=2 * CORES, logging_level=logging.ERROR, log_to_driver=False)
     start_ray()
@@ -70,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             at = figures
             for key in path[:-1]:
                 at = at.setdefault(key, {})
-            at[path[-1]] = row | {"git": git_revision(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
-            record("quality", figures)
+            at[path[-1]] = row | {"git": revision, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            record("quality", figures, git=revision)
             print(" / ".join(path), json.dumps({k: v for k, v in row.items() if k != "runs"}, indent=1), flush=True)
 
 
