@@ -72,8 +72,9 @@ class TrainConfig(Section):
     """Gradient clipping."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of a moving average of the trained weights, which is then what is validated, exported and served; 0: off."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage. 0: every worker holds everything, which is fastest; 1, 2, 3 share out the optimiser's state, the gradients
+    too, the weights too, for models that do not fit otherwise."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What a GPU worker keeps in CPU memory: the optimiser's state (stages 1 to 3), or parameters too (stage 3)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)

@@ -63,11 +63,11 @@ def _found(**changes: object) -> Found:
 @pytest.mark.parametrize(
     ("found", "config", "expected"),
     [
-        (_found(), TrainConfig(), True),
-        (_found(world=3), TrainConfig(), False),
+        (_found(), TrainConfig(zero_stage=1), True),
+        (_found(world=3), TrainConfig(zero_stage=1), False),
         (_found(zero_stage=0), TrainConfig(zero_stage=0), False),
         (_found(zero_stage=0, optimizer="sgd"), TrainConfig(zero_stage=0, optimizer="sgd"), False),
-        (_found(world=3, optimizer="sgd"), TrainConfig(optimizer="sgd"), False),
+        (_found(world=3, optimizer="sgd"), TrainConfig(optimizer="sgd", zero_stage=1), False),
     ],
 )
 def test_only_the_files_of_zero_1_to_3_are_converted_for_another_number_of_workers(
@@ -80,4 +80,4 @@ def test_what_cannot_be_gone_on_with_says_what_to_do() -> None:
     with pytest.raises(TrainError, match=r"zero_stage=1, optimizer=adamw.*--fresh"):
         _found().needs_conversion(TrainConfig(zero_stage=2), world=2)
     with pytest.raises(TrainError, match="go on with 2 workers"):
-        _found(optimizer="sgd").needs_conversion(TrainConfig(optimizer="sgd"), world=3)
+        _found(optimizer="sgd").needs_conversion(TrainConfig(optimizer="sgd", zero_stage=1), world=3)

@@ -29,9 +29,9 @@ def test_the_recipe_reaches_deepspeed() -> None:
 
 def test_further_keys_are_handed_on_beside_ours() -> None:
     found = settings(
-        TrainConfig(deepspeed={"zero_optimization": {"stage": 1, "contiguous_gradients": True}, "dump_state": True})
+        TrainConfig(deepspeed={"zero_optimization": {"stage": 0, "contiguous_gradients": True}, "dump_state": True})
     )
-    assert found["zero_optimization"] == {"stage": 1, "contiguous_gradients": True}
+    assert found["zero_optimization"] == {"stage": 0, "contiguous_gradients": True}
     assert found["dump_state"] is True
     assert found["gradient_accumulation_steps"] == 1
 
@@ -139,7 +139,8 @@ def test_offload_and_accumulation_reach_deepspeed() -> None:
     whole = settings(TrainConfig(zero_stage=3, offload="parameters"))["zero_optimization"]
     assert whole == {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
     pinned = {"zero_optimization": {"offload_optimizer": {"pin_memory": True}}}
-    assert settings(TrainConfig(offload="optimizer", deepspeed=pinned))["zero_optimization"]["offload_optimizer"] == {
+    sharded = TrainConfig(offload="optimizer", zero_stage=1, deepspeed=pinned)
+    assert settings(sharded)["zero_optimization"]["offload_optimizer"] == {
         "device": "cpu",
         "pin_memory": True,
     }
