@@ -49,7 +49,8 @@ class TableConfig(Section):
     format: Literal["parquet", "csv", "jsonl"] = "parquet"
     """File format; compressed CSV and JSONL (.gz) are recognised by their ending."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Contract column → column in the file. Columns not named keep their name."""
+    """Contract column → column in the file. Columns not named keep their name. `outer.inner` is a column within an object (a struct of
+    Parquet, an object of JSON lines); a folder of the path `name=value` (Hive partitions) is a column too, where the file has none of that name."""
     delimiter: str = ","
     """CSV delimiter: one ASCII character; `\\t`, also written as these two characters, is the tab."""
     timezone: str = "UTC"

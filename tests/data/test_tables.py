@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -156,3 +157,54 @@ def test_lists_of_text_that_is_not_utf8_are_a_damaged_file(tmp_path):
     pq.write_table(pa.table({"a": lists}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="UTF8"):
         read(config(tmp_path), {"a": "a"})
+
+
+def test_columns_within_objects_are_read_from_parquet_and_json_lines(tmp_path):
+    rows = [
+        {"who": {"id": "a", "at": {"zone": "UTC"}}, "x.y": 1},
+        {"who": None, "x.y": 2},
+        {"who": {"id": "b", "at": None}, "x.y": 3},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"user_id": "who.id", "zone": "who.at.zone", "value": "x.y"}
+    for name, format in (("t.parquet", "parquet"), ("t.jsonl", "jsonl")):
+        found = config(tmp_path / name, format=format, columns=columns)
+        files = open_table(found, field="f")
+        assert set(columns.values()) <= set(files[0].columns)
+        assert resolve_columns(files, found, field="f", required=list(columns)) == columns
+        got = read(found, columns)
+        assert [(r["user_id"], r["zone"], int(r["value"])) for r in got] == [
+            ("a", "UTC", 1),
+            (None, None, 2),
+            ("b", None, 3),
+        ]
+
+
+def test_a_key_within_objects_that_no_record_has_is_told(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"who": {"id": 1}}\n{"who": 7}\n')
+    found = config(tmp_path / "t.jsonl", format="jsonl", columns={"user_id": "who.id", "value": "who.spent"})
+    (_, block), *_ = read_whole(open_table(found, field="f"), columns=found.columns)
+    assert block.keys == {"user_id"}
+    assert block.rows.column("user_id").to_pylist() == [1, None]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "jsonl"])
+def test_folders_of_the_form_name_is_value_are_columns(tmp_path, format):
+    for day, kind in (("2024-05-01", "a%2Fb"), ("__HIVE_DEFAULT_PARTITION__", "c")):
+        folder = tmp_path / f"day={day}" / f"kind={kind}"
+        folder.mkdir(parents=True)
+        if format == "parquet":
+            pq.write_table(pa.table({"u": ["x"], "kind": ["own"]}), folder / "t.parquet")
+        else:
+            (folder / f"t.{format}").write_text(
+                {"csv": "u,kind\nx,own\n", "jsonl": '{"u": "x", "kind": "own"}\n'}[format]
+            )
+    columns = {"user_id": "u", "timestamp": "day", "event_type": "kind"}
+    found = config(tmp_path, format=format, columns=columns)
+    files = open_table(found, field="f")
+    assert resolve_columns(files, found, field="f", required=list(columns)) == columns
+    got = sorted(read(found, columns), key=lambda row: str(row["timestamp"]))
+    assert [row["timestamp"] for row in got] == ["2024-05-01", None]
+    assert {row["event_type"] for row in got} == {"own"}, "what the file itself says comes first"
+    assert [file.place.partitions()["kind"] for file in files] == ["a/b", "c"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from clm_ray.data.normalise import column_of
 BLOCK_BYTES = 8 << 20
 _LONGEST_RECORD = 64
 """Lines after which a quote that is still open counts as a mistake of its own line."""
+_ABSENT = object()
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -49,12 +50,11 @@ def csv_header(stream: pa.NativeFile, *, delimiter: str) -> list[str]:
 
 
 def jsonl_keys(stream: pa.NativeFile) -> list[str]:
-    """Keys of the objects in the first block, in order of appearance."""
+    """Keys of the objects in the first block, in order of appearance; of an object within one, `outer.inner`."""
     keys: dict[str, None] = {}
     for _, lines in _blocks(stream, block_bytes=1 << 20):
         for line in lines:
-            record = _object(line)
-            keys.update(dict.fromkeys(record or ()))
+            keys.update(dict.fromkeys(_names(_object(line) or {})))
         break
     return list(keys)
 
@@ -77,7 +77,8 @@ def read_csv(
 
 
 def read_jsonl(stream: pa.NativeFile, *, columns: Sequence[str], block_bytes: int = BLOCK_BYTES) -> Iterator[Lines]:
-    """`columns` (keys) of a file with one JSON object per line, block by block; a key that is missing reads as null."""
+    """`columns` (keys, or `outer.inner` of objects within) of a file with one JSON object per line, block by block; a missing one reads as
+    null."""
     for first, lines in _blocks(stream, block_bytes=block_bytes):
         records, row, broken = [], [], []
         for number, line in enumerate(lines, start=first):
@@ -89,9 +90,29 @@ def read_jsonl(stream: pa.NativeFile, *, columns: Sequence[str], block_bytes: in
             else:
                 records.append(record)
                 row.append(number)
-        table = {name: column_of([record.get(name) for record in records]) for name in columns}
-        keys = frozenset(name for name in columns if any(name in record for record in records))
+        values = {name: [_value(record, name) for record in records] for name in columns}
+        keys = frozenset(name for name, of in values.items() if any(value is not _ABSENT for value in of))
+        table = {name: column_of([None if value is _ABSENT else value for value in of]) for name, of in values.items()}
         yield Lines(pa.table({**table, ROW: pa.array(row, pa.int64())}), broken, keys)
+
+
+def _names(record: Mapping[str, object], *, within: str = "") -> Iterator[str]:
+    for name, value in record.items():
+        yield within + name
+        if isinstance(value, dict):
+            yield from _names(value, within=f"{within}{name}.")
+
+
+def _value(record: Mapping[str, object], name: str) -> object:
+    """The value under a key, or under `outer.inner`; _ABSENT where there is no such key."""
+    if name in record:
+        return record[name]
+    found: object = record
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return _ABSENT
+        found = found[part]
+    return found
 
 
 def _blocks(stream: pa.NativeFile, *, block_bytes: int) -> Iterator[tuple[int, list[bytes]]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -19,6 +20,7 @@ ENDINGS = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
 }
 _PACKED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -32,6 +34,12 @@ class Place:
     filesystem: fs.FileSystem
     path: str
     name: str
+
+    def partitions(self) -> dict[str, str | None]:
+        """Columns that stand in the path as Hive and Spark write them: folders `name=value`, the value as in a URL."""
+        folders = (part.partition("=") for part in PurePosixPath(self.path).parts[:-1])
+        found = {unquote(name): unquote(value) for name, equals, value in folders if name and equals}
+        return {name: None if value == _NULL_PARTITION else value for name, value in found.items()}
 
     def open_file(self) -> pa.NativeFile:
         """For random access (Parquet)."""

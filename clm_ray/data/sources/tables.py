@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clm_ray.config.source import TableConfig
@@ -27,13 +28,17 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class TableFile:
-    """One file of a table, its columns, and (Parquet) the number of rows in each row group."""
+    """One file of a table, its columns, and (Parquet) the number of rows in each row group. A column within an object is `outer.inner`.
+
+    constants: columns that stand in the path (Hive partitions, `day=2024-05-01/`) and not in the file; `columns` has them too.
+    """
 
     place: Place
     format: Format
     delimiter: str
     columns: tuple[str, ...]
     group_rows: tuple[int, ...] = ()
+    constants: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,17 @@ def pieces_of(files: Sequence[TableFile]) -> list[Piece]:
 def read_piece(file: TableFile, piece: Piece, *, columns: Mapping[str, str]) -> Iterator[Lines]:
     """Blocks of rows with the contract's column names, those that the file has."""
     present = {column: name for name, column in columns.items() if column in file.columns or file.format == "jsonl"}
-    wanted = list(dict.fromkeys(present))
+    wanted = [column for column in dict.fromkeys(present) if column not in file.constants]
     if file.format == "parquet":
         blocks = _read_parquet(file, piece, columns=wanted)
     else:
         blocks = _read_text(file, columns=wanted)
     for block in blocks:
-        named = {name: block.rows.column(column) for name, column in columns.items() if column in present}
-        keys = frozenset(name for name, column in columns.items() if column in block.keys)
+        rows = block.rows
+        for column in file.constants.keys() & present.keys():
+            rows = rows.append_column(column, pa.repeat(pa.scalar(file.constants[column], pa.string()), len(rows)))
+        named = {name: rows.column(column) for name, column in columns.items() if column in present}
+        keys = frozenset(name for name, column in columns.items() if column in block.keys or column in file.constants)
         yield Lines(pa.table({**named, ROW: block.rows.column(ROW)}), block.broken, keys)
 
 
@@ -141,8 +149,7 @@ def _inspect(place: Place, *, config: TableConfig, field: str) -> TableFile:
             with place.open_file() as opened:
                 metadata = pq.ParquetFile(opened).metadata
             groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-            names = tuple(metadata.schema.to_arrow_schema().names)
-            return TableFile(place, config.format, config.delimiter, names, groups)
+            return _table_file(place, config, _names(metadata.schema.to_arrow_schema()), groups)
         with place.open_stream() as stream:
             if config.format == "csv":
                 names = tuple(csv_header(stream, delimiter=config.delimiter))
@@ -150,7 +157,22 @@ def _inspect(place: Place, *, config: TableConfig, field: str) -> TableFile:
                 names = tuple(jsonl_keys(stream))
     except (OSError, pa.ArrowInvalid, csv.Error) as error:
         raise _damaged(place, error, format=config.format, field=field) from error
-    return TableFile(place, config.format, config.delimiter, names)
+    return _table_file(place, config, names)
+
+
+def _table_file(place: Place, config: TableConfig, names: Sequence[str], group_rows: tuple[int, ...] = ()) -> TableFile:
+    constants = {name: value for name, value in place.partitions().items() if name not in names} if names else {}
+    return TableFile(place, config.format, config.delimiter, (*names, *constants), group_rows, constants)
+
+
+def _names(fields: Iterable[pa.Field], *, within: str = "") -> list[str]:
+    """Names of the columns, and of those within structs."""
+    found = []
+    for one in fields:
+        found.append(within + one.name)
+        if pa.types.is_struct(one.type):
+            found += _names(one.type, within=f"{within}{one.name}.")
+    return found
 
 
 def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> Iterator[Lines]:
@@ -162,11 +184,22 @@ def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> I
             )
             for batch in batches:
                 row = pa.array(np.arange(first, first + batch.num_rows))
-                table = pa.table([_readable(column) for column in batch.columns], names=batch.schema.names)
+                table = pa.table({name: _readable(_column(batch, name)) for name in columns})
                 yield Lines(table.append_column(ROW, row), [])
                 first += batch.num_rows
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(file.place, error, format=file.format, field="source") from error
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column, or one within a struct (null where the struct is)."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    outer, _, inner = name.partition(".")
+    while outer not in batch.schema.names:  # a dot in the name itself
+        part, _, inner = inner.partition(".")
+        outer = f"{outer}.{part}"
+    return pc.struct_field(batch.column(outer), inner.split("."))
 
 
 def _readable(column: pa.Array) -> pa.Array:
