@@ -126,11 +126,28 @@ class SourceConfig(Section):
     """Also read the events that `jobs/compact.py` wrote back from the endpoint."""
 
 
+Reason = Literal[
+    "broken line",
+    "missing user_id",
+    "inexact id",
+    "unparsable time",
+    "time before clean.earliest",
+    "time in the future",
+    "unknown event type",
+    "value is not a number",
+    "missing item_id",
+    "event_id used twice",
+]
+"""Why a row of the log is rejected."""
+
+
 class CleanConfig(Section):
     """When a row is rejected, and when too many are."""
 
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
     """prepare fails when a larger share of the log's rows is rejected."""
+    max_rejected: dict[Reason, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Further bounds, by reason: prepare fails when a larger share of the log's rows is rejected for it, e.g. `{unparsable time: 0}`."""
     future_days: float = Field(default=1.0, ge=0)
     """Events later than the clock by more than this are rejected, days."""
     earliest: str = "1990-01-01"

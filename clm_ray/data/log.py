@@ -216,9 +216,14 @@ def _check(
     counts = {reason: count for reason, count in summary.reasons.items() if reason != DUPLICATE}
     rejected = sum(counts.values())
     kept = summary.rows - sum(summary.reasons.values())
-    if kept and rejected <= recipe.clean.max_rejected_share * summary.rows:
+    config = recipe.clean
+    bounds: dict[str, float] = {**config.max_rejected}
+    over = [reason for reason, share in bounds.items() if counts.get(reason, 0) > share * summary.rows]
+    if kept and rejected <= config.max_rejected_share * summary.rows and not over:
         return
-    biggest = max(counts, key=lambda reason: counts[reason])
+    biggest = max(over or counts, key=lambda reason: counts[reason])
+    field = f"clean.max_rejected.{biggest}" if over else "clean.max_rejected_share"
+    allowed = bounds[biggest] if over else config.max_rejected_share
     examples = _quarantine(_collect(settled, _examples), files=files)
     target = workspace.datasets / REJECTED_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -228,10 +233,10 @@ def _check(
     listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
     raise QuarantineError(
         f"{rejected:,} of {summary.rows:,} rows ({rejected / summary.rows:.1%}) were rejected ({listed}); "
-        f"allowed are {recipe.clean.max_rejected_share:.1%}. Mostly: {biggest}",
-        field="clean.max_rejected_share",
+        f"allowed are {allowed:.1%}{' of this reason' if over else ''}. Mostly: {biggest}",
+        field=field,
         value=shown,
-        fix=f"correct the rows or the mapping (examples: {target}), or raise clean.max_rejected_share",
+        fix=f"correct the rows or the mapping (examples: {target}), or raise {field}",
     )
 
 

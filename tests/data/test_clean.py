@@ -3,14 +3,17 @@
 import datetime as dt
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pyarrow as pa
 import pytest
 
 from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.config.source import Reason
 from clm_ray.data import clean
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.clean import CLEANED, Rules, broken_rows, clean_rows, rules_of
+from clm_ray.data.duplicates import CONFLICT
 from clm_ray.errors import ConfigError, SchemaError
 from clm_ray.schema import EVENTS, validate
 
@@ -211,3 +214,19 @@ def test_a_rejected_row_shows_a_context_whose_keys_are_numbers(rules):
     (row,) = clean_rows(raw, rules=rules, file=0).to_pylist()
     assert row["reason"] == clean.MISSING_USER
     assert json.loads(row["detail"])["context"] == {"1": 2}
+
+
+def test_the_recipe_can_bound_every_reason_there_is():
+    reasons = {
+        clean.BROKEN_LINE,
+        clean.MISSING_USER,
+        clean.INEXACT_ID,
+        clean.UNPARSABLE_TIME,
+        clean.TOO_EARLY,
+        clean.IN_FUTURE,
+        clean.UNKNOWN_TYPE,
+        clean.NO_NUMBER,
+        clean.MISSING_ITEM,
+        CONFLICT,
+    }
+    assert set(get_args(Reason)) == reasons
