@@ -217,7 +217,7 @@ def _check(
     rejected = sum(counts.values())
     kept = summary.rows - sum(summary.reasons.values())
     config = recipe.clean
-    bounds: dict[str, float] = {**config.max_rejected}
+    bounds: dict[str, float] = {str(reason): share for reason, share in config.max_rejected.items()}
     over = [reason for reason, share in bounds.items() if counts.get(reason, 0) > share * summary.rows]
     if kept and rejected <= config.max_rejected_share * summary.rows and not over:
         return

@@ -217,7 +217,7 @@ def test_too_many_rejected_rows(ray_session, read, workspace, tmp_path):
     assert validate(examples, QUARANTINE, name="quarantine").num_rows == 3
     bounds = {"max_rejected_share": 0.5, "max_rejected": {"unparsable time": 0.5, "value is not a number": 0.0}}
     with pytest.raises(
-        QuarantineError, match="allowed are 0.0% of this reason. Mostly: value is not a number"
+        QuarantineError, match=r"allowed are 0\.0% of this reason\. Mostly: value is not a number"
     ) as caught:
         read(path, clean=bounds)
     assert caught.value.field == "clean.max_rejected.value is not a number"
