@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pytest
 
 from clm_ray.data import simulated
 from clm_ray.data.simulated import Simulation, simulated_events, simulated_items
@@ -25,9 +24,9 @@ def test_the_same_options_make_the_same_log_and_another_seed_another_one() -> No
     assert not simulated_events(replace(MADE, seed=1), 0).equals(simulated_events(MADE, 0))
 
 
-def test_parts_have_every_event_and_no_user_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulated, "EVENTS_PER_PART", 3_000)
-    parts = [simulated_events(MADE, part) for part in range(MADE.parts)]
+def test_parts_have_every_event_and_no_user_in_common() -> None:
+    made = replace(MADE, events_per_part=3_000)
+    parts = [simulated_events(made, part) for part in range(made.parts)]
     assert len(parts) == 7
     assert sum(part.num_rows for part in parts) == MADE.events
     users = [set(part.column("user_id").to_pylist()) for part in parts]
