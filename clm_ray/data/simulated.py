@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from clm_ray.schema import DAY_US, TIMESTAMP
 
-EVENTS_PER_PART = 1_000_000
-"""Events that one task makes; with it the number of parts, and so the log, depends on the number of events alone."""
 TYPES = ("view", "cart", "purchase")
 _SHARES = (0.8, 0.12, 0.08)
 _SESSION_EVENTS = 8
@@ -33,7 +31,8 @@ _THINGS = ("lamp", "coat", "bread", "chair", "book", "kettle", "shoe", "pen", "b
 @dataclass(frozen=True)
 class Simulation:
     """Size and shape of a made log. `activity_sigma`: spread of the logarithm of a user's share of the events; `zipf`: exponent of the items'
-    popularity; `loyalty`: share of a user's events that are of the favourite category.
+    popularity; `loyalty`: share of a user's events that are of the favourite category; `events_per_part`: what one task makes, so that the
+    log depends on these options alone and not on the cluster.
     """
 
     events: int
@@ -46,11 +45,12 @@ class Simulation:
     zipf: float = 1.0
     loyalty: float = 0.6
     lifetime_days: float = 90.0
+    events_per_part: int = 1_000_000
 
     @property
     def parts(self) -> int:
         """Number of parts."""
-        return max(1, -(-self.events // EVENTS_PER_PART))
+        return max(1, -(-self.events // self.events_per_part))
 
     def events_of(self, part: int) -> int:
         """Number of events of a part."""
