@@ -10,6 +10,7 @@ Made in parallel, the same for the same options whatever the cluster. Nothing in
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -48,19 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the log, one Ray task per part."""
     made, out = _options(argv)
 
+    if any(out.glob("*")):
+        raise ConfigError("is not empty", field="--out", value=str(out), fix="name a new folder")
+
     import ray
 
     from jobs.session import start_ray
 
     start_ray()
-    if any(out.glob("*")):
-        raise ConfigError("is not empty", field="--out", value=str(out), fix="name a new folder")
     (out / "events").mkdir(parents=True)
     pq.write_table(simulated_items(made), out / "items.parquet", compression="zstd")
     started, task = time.monotonic(), ray.remote(_write)
     sizes = ray.get([task.remote(made, part, str(out / "events")) for part in range(made.parts)])
     recipe = _RECIPE.format(
-        **vars(made), events_folder=(out / "events").resolve(), items_file=(out / "items.parquet").resolve()
+        **vars(made),
+        events_folder=json.dumps(str((out / "events").resolve())),
+        items_file=json.dumps(str((out / "items.parquet").resolve())),
     )
     (out / "recipe.yaml").write_text(recipe, encoding="utf-8")
     print(f"{sum(sizes):,} events in {made.parts} parts, {time.monotonic() - started:.1f} s: {out}")
@@ -69,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _options(argv: Sequence[str] | None) -> tuple[Simulation, Path]:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--events", type=int, required=True, help="number of events")
-    options.add_argument("--out", type=Path, required=True, help="folder, new or empty")
+    options.add_argument(
+        "--out", type=Path, required=True, help="folder, new or empty; on a cluster, one that all nodes see"
+    )
     options.add_argument("--users", type=int, help="number of users (default: one for 50 events)")
     options.add_argument("--items", type=int, default=10_000, help="number of items (default: %(default)s)")
     options.add_argument("--days", type=int, default=365, help="days that the log covers (default: %(default)s)")

@@ -72,9 +72,13 @@ def simulated_items(made: Simulation) -> pa.Table:
             "item_id": [f"i{n:07d}" for n in numbers],
             "name": [f"{_WORDS[word[n]]} {_THINGS[thing[n]]} no. {n}" for n in numbers],
             "category": [f"c{n % made.categories:03d}" for n in numbers],
-            "price": np.round(rng.lognormal(2.5, 0.8, made.items), 2),
+            "price": _prices(made),
         }
     )
+
+
+def _prices(made: Simulation) -> NDArray[np.float64]:
+    return np.round(np.random.default_rng([made.seed, 3]).lognormal(2.5, 0.8, made.items), 2)
 
 
 def simulated_events(made: Simulation, part: int) -> pa.Table:
@@ -87,7 +91,7 @@ def simulated_events(made: Simulation, part: int) -> pa.Table:
     time_N = _times(made, user_N, users=users, rng=rng)
     item_N = _items(made, rng.integers(0, made.categories, users)[user_N], rng=rng)
     kind_N = rng.choice(len(TYPES), count, p=_SHARES)
-    price_I = simulated_items(made).column("price").to_numpy()
+    price_I = _prices(made)
     order = np.argsort(time_N, kind="stable")
     user_N, time_N, item_N, kind_N = (values[order] for values in (user_N, time_N, item_N, kind_N))
     bought_N = kind_N == TYPES.index("purchase")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from clm_ray.evaluate.dataset import Case, Occasions
+from clm_ray.evaluate.figures import MODEL
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
@@ -23,7 +24,6 @@ from clm_ray.features.statistics import day_of
 from clm_ray.features.tokens import user_means
 from clm_ray.schema import DAY_US
 
-MODEL = "model"
 RATINGS = {MODEL: "predicted_rating", "mean_rating": "mean_rating"}
 """Method → its column in the click predictions."""
 SPENDS = {MODEL: "predicted_spend", "past_spend": "past_spend"}
