@@ -19,9 +19,8 @@ from clm_ray.evaluate.dataset import Case, Occasions
 from clm_ray.evaluate.figures import MODEL
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
+from clm_ray.features.pair import mean_ratings
 from clm_ray.features.spec import FeatureSource
-from clm_ray.features.statistics import day_of
-from clm_ray.features.tokens import user_means
 from clm_ray.schema import DAY_US
 
 RATINGS = {MODEL: "predicted_rating", "mean_rating": "mean_rating"}
@@ -67,9 +66,10 @@ def _given(history: History, shown: Occasions, *, vocabulary: EventVocabulary) -
 
 def _mean(source: FeatureSource, history: History, shown: Occasions) -> NDArray[np.float64]:
     prior = source.recipe.features.prior_strength
-    of_item = source.statistics.mean_rating(shown.item_P, day_of(shown.time_P), prior=prior)
-    of_user = user_means(history, shown.time_P, statistics=source.statistics, vocabulary=source.vocabulary, prior=prior)
-    return np.asarray(of_item + of_user)
+    items, times = shown.item_P, shown.time_P
+    return mean_ratings(history, items, times, statistics=source.statistics, vocabulary=source.vocabulary, prior=prior)[
+        1
+    ]
 
 
 def spend_columns(

@@ -172,15 +172,7 @@ def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> li
         ("predicted share active", "predicted", _NEITHER),
         ("observed share active", "observed", _NEITHER),
     )
-    return [
-        _Row(
-            f"active in {days} d: {title}",
-            {name: getattr(one, field) for name, one in methods.items()},
-            better,
-            headline=field == "auc",
-        )
-        for title, field, better in figures
-    ]
+    return _figure_rows(methods, figures, of=f"active in {days} d")
 
 
 def _number_rows(methods: Mapping[str, NumberFigures], *, of: str) -> list[_Row]:
@@ -190,15 +182,14 @@ def _number_rows(methods: Mapping[str, NumberFigures], *, of: str) -> list[_Row]
         ("predicted / actual sum", "ratio", _NEITHER),
         ("Spearman", "rank", _HIGHER),
     )
+    return _figure_rows(methods, figures, of=of) if methods else []
+
+
+def _figure_rows(methods: Mapping[str, Any], figures: Sequence[tuple[str, str, int]], *, of: str) -> list[_Row]:
+    """A row for each (title, field, which way is better); the first one is the headline."""
     return [
-        _Row(
-            f"{of}: {title}",
-            {name: getattr(one, field) for name, one in methods.items()},
-            better,
-            headline=field == "rmse",
-        )
-        for title, field, better in figures
-        if methods
+        _Row(f"{of}: {title}", {name: getattr(one, field) for name, one in methods.items()}, better, headline=n == 0)
+        for n, (title, field, better) in enumerate(figures)
     ]
 
 

@@ -92,11 +92,11 @@ def pair_features(
     bias = np.concatenate([[0.0], np.cumsum(residual_N, dtype=np.float64)])[before_Q]
     labelled = np.concatenate([[0], np.cumsum(~np.isnan(vocabulary.labels(history)))])[before_Q]
     columns.append(columns[-2] + bias / (labelled + prior))
-    columns += _ratings(history, item_Q, time_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    columns += mean_ratings(history, item_Q, time_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _ratings(
+def mean_ratings(
     history: History,
     item_Q: NDArray[np.int32],
     time_Q: NDArray[np.int64],
@@ -105,7 +105,8 @@ def _ratings(
     vocabulary: EventVocabulary,
     prior: float,
 ) -> list[NDArray[np.float64]]:
-    """Mean rating of the item, and that plus the user's own mean deviation; 0 where the log has no ratings."""
+    """[of the item, of item and user], each float64_Q: the item's mean rating, and that plus the user's own mean deviation, as of each
+    moment; 0 where the log has no ratings."""
     if not vocabulary.rated:
         return [np.zeros(len(item_Q))] * 2
     of_item = statistics.mean_rating(item_Q, day_of(time_Q), prior=prior)
