@@ -13,7 +13,8 @@ from clm_ray.errors import SchemaError
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-DAY_US = 86_400_000_000
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
 """Microseconds per day."""
 
 LARGEST_VALUE = 3e38
@@ -179,6 +180,11 @@ microseconds: it holds events strictly before. At time t the last slice with end
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
+
+
+def slate_slot(decision_id: str) -> str:
+    """The availability slot of a served slate."""
+    return f"decision:{decision_id}"
 
 
 def validate(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:

@@ -67,7 +67,7 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
         "source": {"kind": "files", "events": {"paths": ["none"]}},
         "event_types": TYPES,
         "split": {"protocol": "time", "train_end": "2022-01-23", "valid_end": "2022-01-28"},
-        "impressions": {"negatives": "explicit"},
+        "impressions": {"negatives": "explicit", "attribution_hours": None},
         "retention": {"every_days": 3, "active_within_days": 14, "bin_ends": [1, 3, 7], "report_days": [3, 7]},
         "features": {"windows_days": [3, 14], "prior_strength": 4.0},
         "sequences": {"max_context": 5, "body": 3, "buckets": 2},

@@ -181,6 +181,7 @@ def _recipe(paths: dict[str, Path], *, days: int, format: str) -> dict[str, Any]
         "impressions": {
             "negatives": "availability" if "offers" in paths else "popularity",
             "per_occasion": 4,
+            "attribution_hours": None,
             "test_occasions": 60,
             "catalogue_occasions": 20,
         },

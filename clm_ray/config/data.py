@@ -22,6 +22,9 @@ class SplitConfig(Section):
     """Other protocols: share of rows for validation."""
     test_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Other protocols: share of rows for test."""
+    embargo_days: float = Field(default=0.0, ge=0)
+    """Targets and retention references of the last so many days of the train split, and of the validation split, are left out: what lies
+    close to a cut resembles what lies behind it."""
     refit: bool = False
     """Use every target, the newest and those of served feedback included, for training; there is no validation and no test then."""
 
@@ -39,6 +42,10 @@ class ImpressionsConfig(Section):
     """explicit: the log has them. availability: from what was on offer in the event's slot. popularity: by popularity^alpha as of that day."""
     per_occasion: int = Field(default=8, ge=1)
     """Sampled negatives per occasion (one user and moment) in train and valid; the same for every occasion, so that the logit offset holds."""
+    attribution_hours: float | None = Field(default=24.0, gt=0)
+    """A click or purchase answers a slate, or an impression of its item (role negative), when it comes less than so many hours after it. A
+    slate or impression younger than that at the end of its split, or of the log, is no target yet. None: answers to a slate count whenever
+    they come, impressions stay as they stand in the log (one without those that were taken), and nothing is waited for."""
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Exponent of popularity."""
     positives_per_occasion: int = Field(default=8, ge=1)

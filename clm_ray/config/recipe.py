@@ -29,13 +29,14 @@ from clm_ray.config.evaluate import EvaluateConfig
 from clm_ray.config.lifecycle import LifecycleConfig
 from clm_ray.config.model import ModelConfig
 from clm_ray.config.policy import PolicyConfig
+from clm_ray.config.privacy import PrivacyConfig
 from clm_ray.config.section import Section
 from clm_ray.config.serve import ServeConfig, StoreConfig
 from clm_ray.config.source import CleanConfig, EventTypeConfig, SourceConfig
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 
-_LATER = ("description", "evaluate", "lifecycle", "policy", "serve", "store")
+_LATER = ("description", "evaluate", "lifecycle", "policy", "privacy", "serve", "store")
 _MEANS = (
     "num_workers",
     "threads_per_worker",
@@ -64,6 +65,8 @@ class Recipe(Section):
     """Event type → its meaning. Every event of the log must have one of these types."""
     clean: CleanConfig = CleanConfig()
     """Which rows are rejected."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """Pseudonyms, smallest groups."""
     split: SplitConfig = SplitConfig()
     """Train, valid, test."""
     impressions: ImpressionsConfig = ImpressionsConfig()

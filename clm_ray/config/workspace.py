@@ -5,6 +5,7 @@ ROOT/runs/NAME/                                written by train (checkpoints, be
 ROOT/evaluations/NAME/                         written by evaluate
 ROOT/releases/ID/   ROOT/releases/CURRENT      written by publish
 ROOT/feedback/                                 written by compact
+ROOT/erasures/                                 written by erase: certificates, which are tombstones too
 ROOT/store.db                                  the embedded store
 """
 
@@ -65,6 +66,10 @@ class Workspace:
     @property
     def feedback(self) -> Path:
         return self.root / "feedback"
+
+    @property
+    def erasures(self) -> Path:
+        return self.root / "erasures"
 
     @property
     def store_url(self) -> str:

@@ -29,10 +29,12 @@ from clm_ray.features.spec import FeatureSource
 from clm_ray.features.tokens import token_values
 from clm_ray.lifecycle.stages import active_day_gaps
 from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
-from clm_ray.schema import DAY_US, TEST, TRAIN
+from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 SAMPLE_PER_USER = 64
 """Train rows of one user that feature selection looks at."""
+_LEFT_OUT = -1
+"""The split of what is no target."""
 SAMPLE_ROWS = 200_000
 """Train rows of all users that feature selection looks at, those of the users with the smallest stable hash."""
 
@@ -59,7 +61,8 @@ def first_ranked(users: list[SampledUser]) -> list[SampledUser]:
 @dataclass
 class BucketResult:
     """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
-    occasion (negatives sampled). `retention_sample`: by report horizon, days. `moments`: number, sum and sum of squares of the
+    occasion (negatives sampled). `left_out`: occasions (rows of the log, where negatives are explicit) that lie in an embargo or whose label
+    was not yet known. `retention_sample`: by report horizon, days. `moments`: number, sum and sum of squares of the
     train targets' ratings and of the logarithm of the train references' spend, where there is any."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +79,7 @@ class BucketResult:
     moments: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     positives: int = 0
     asked: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,27 +147,27 @@ class BucketBuilder:
         sampled: list[Targets] = []
         splits: list[NDArray[np.int32]] = []
         shown: list[tuple[Occasion, NDArray[np.int32]]] = []
+        sizes = [_size(o) if per_row else 1 for o in found]
+        times = np.repeat(np.array([o.time for o in found], np.int64), sizes)
+        final = np.concatenate([times[:0], *(_final(o, size) for o, size in zip(found, sizes, strict=True))])
         if per_row:
-            times = (
-                np.concatenate([np.full(_size(o), o.time, np.int64) for o in found]) if found else np.empty(0, np.int64)
-            )
             items = [ids[i] for o in found for i in (o.shown_C if o.shown_C is not None else o.taken)]
-            row_split = self.plan.of_targets(user.user_id, times, items)
         else:
-            row_split = self.plan.of_targets(
-                user.user_id, np.array([o.time for o in found], np.int64), [""] * len(found)
-            )
+            items = [""] * len(found)
+        row_split = self.plan.of_targets(user.user_id, times, items)
+        usable = self.plan.usable(row_split, times, final)
+        row_split = np.where(usable, row_split, _LEFT_OUT)
+        result.left_out += int((~usable).sum())
         at = 0
-        for occasion in found:
-            size = _size(occasion) if per_row else 1
+        for occasion, size in zip(found, sizes, strict=True):
             mine, at = row_split[at : at + size], at + size
-            if (mine != TEST).any():
+            if ((mine == TRAIN) | (mine == VALID)).any():
                 part = self.occasions.targets(user, [occasion])
                 each = mine if per_row else np.full(len(part), mine[0], np.int32)
-                keep = each != TEST
+                keep = (each == TRAIN) | (each == VALID)
                 sampled.append(Targets(*(getattr(part, n)[keep] for n in TARGET_FIELDS)))
                 splits.append(each[keep])
-            if (mine != TRAIN).any():
+            if (mine > TRAIN).any():
                 shown.append((occasion, mine))
         if not sampled:
             return self.occasions.targets(user, []), np.empty(0, np.int32), shown
@@ -246,7 +250,7 @@ class BucketBuilder:
         if self.plan.config.protocol != "per_user":
             return self.plan.train_end
         later = [int(targets.time_T[split != TRAIN].min(initial=self.plan.log_end))]
-        return min(later + [occasion.time for occasion, which in shown if (which != TRAIN).any()])
+        return min(later + [occasion.time for occasion, _ in shown])
 
     def _interactions(self, user: UserEvents, train_end: int, result: BucketResult) -> None:
         history = user.history
@@ -254,6 +258,13 @@ class BucketBuilder:
         items, where, count = np.unique(history.item_N[liked], return_inverse=True, return_counts=True)
         weight = np.bincount(where, self.source.vocabulary.weights[history.event_N[liked]], minlength=len(items))
         result.interactions.append((user.user_id, items, weight.astype(np.float32), count.astype(np.int32)))
+
+
+def _final(occasion: Occasion, size: int) -> NDArray[np.int64]:
+    """When the labels are known: of each candidate, or (`size` 1) of the occasion as a whole."""
+    if occasion.final_C is None:
+        return np.full(size, occasion.time)
+    return occasion.final_C if size == len(occasion.final_C) else occasion.final_C.max(keepdims=True)
 
 
 def _size(occasion: Occasion) -> int:

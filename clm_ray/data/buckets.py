@@ -57,5 +57,10 @@ def bucket_of(user_ids: Strings, buckets: int) -> NDArray[np.int32]:
     return (stable_hash64(user_ids) % np.uint64(buckets)).astype(np.int32)
 
 
+def part(bucket: int) -> str:
+    """Name of the file that holds a bucket, in each folder of a dataset."""
+    return f"part-{bucket:05d}.parquet"
+
+
 def _digest(text: bytes | None) -> bytes:
     return hashlib.blake2b(_NULL if text is None else text, digest_size=_DIGEST_BYTES).digest()

@@ -33,7 +33,7 @@ from clm_ray.data.bucket import (
     first_ranked,
     reference_times,
 )
-from clm_ray.data.buckets import bucket_of
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
 from clm_ray.data.first_pass import summarise_log
@@ -52,6 +52,7 @@ from clm_ray.features.selection import select
 from clm_ray.features.spec import FeatureSource, FeatureSpec, click_feature_names, retention_feature_names
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import learn_thresholds
+from clm_ray.privacy import open_pseudonyms
 from clm_ray.schema import EVENTS, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
 
 Say = Callable[[str], None]
@@ -120,7 +121,9 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     thresholds = learn_thresholds(
         np.concatenate([np.empty(0, np.float32), *(g for r in results for g in r.gaps)]), config=recipe.lifecycle
     )
+    pseudonyms = open_pseudonyms(recipe.privacy)
     content = {
+        "pseudonyms": pseudonyms.fingerprint() if pseudonyms else None,
         "log_end_us": first_pass.log_end,
         "train_end_us": plan.train_end,
         "valid_end_us": plan.valid_end,
@@ -128,6 +131,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         "test_occasions": sample_digest(sample.shown),
         "catalogue_occasions": sample_digest(sample.catalogue),
         "positives": asked if recipe.impressions.negatives != "explicit" else None,
+        "left_out": sum(r.left_out for r in results),
         "base_rates": _rates(results, rows),
         "scales": _scales(results),
         "features": {name: dict(getattr(spec, name).dropped) for name in ("click", "retention")},
@@ -182,11 +186,6 @@ def _second_pass(
         if bucket not in done:
             _write_bucket(building, bucket, _EVENTS.empty_table(), BucketResult())
     return [done[bucket] for bucket in sorted(done)]
-
-
-def part(bucket: int) -> str:
-    """File name of a bucket's part."""
-    return f"part-{bucket:05d}.parquet"
 
 
 def _write_bucket(building: Path, bucket: int, events: pa.Table, result: BucketResult) -> None:
@@ -320,10 +319,21 @@ def _correction(recipe: Recipe) -> str:
 
 
 def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, content: dict[str, Any]) -> Built:
-    report = make_report(recipe, log, base_rates=content["base_rates"], positives=content["positives"])
+    report = make_report(
+        recipe,
+        log,
+        base_rates=content["base_rates"],
+        positives=content["positives"],
+        left_out=content["left_out"],
+    )
     (building / "report.json").write_text(report.to_json(), encoding="utf-8")
     (building / "report.md").write_text(report.to_markdown(), encoding="utf-8")
-    manifest = write_manifest(building, recipe=recipe, log=log, content=content)
+    content = content | {
+        "items": log.items.num_rows - 1,
+        "users": log.users.num_rows,
+        "counts": log.counts.to_dict(),
+    }
+    manifest = write_manifest(building, recipe=recipe, thresholds=content.pop("thresholds"), content=content)
     folder = workspace.datasets / str(manifest["id"])
     if (folder / MANIFEST).is_file():
         shutil.rmtree(building)

@@ -21,6 +21,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.duplicates import DIGEST, content_digest, partition_of
 from clm_ray.data.normalise import as_ids, as_numbers, as_text, map_of
+from clm_ray.data.subjects import AS_THEY_ARE, Subjects
 from clm_ray.data.times import TimeUnit, check_timezone, parse_times
 from clm_ray.errors import ConfigError
 from clm_ray.schema import DAY_US, EVENTS, LARGEST_VALUE
@@ -34,6 +35,10 @@ IN_FUTURE = "time in the future"
 UNKNOWN_TYPE = "unknown event type"
 NO_NUMBER = "value is not a number"
 MISSING_ITEM = "missing item_id"
+ERASED = "erased user"
+"""Not a fault of the row: counted by itself, and nothing of it is kept."""
+HIDDEN = "not kept (privacy.pseudonyms)"
+"""The detail of a rejected row where users have pseudonyms: what stood in the row may be personal."""
 
 ROW = "__row__"
 """Column of raw rows: where the row stands in its file (a line of text, or a row of Parquet; both from 1). No file's own name."""
@@ -70,11 +75,19 @@ class Rules:
     time_unit: TimeUnit = "auto"
     constant_type: str | None = None
     type_map: Mapping[str, str] = field(default_factory=dict)
+    subjects: Subjects = AS_THEY_ARE
     names: Mapping[str, str] = field(default_factory=dict)
     """Contract column → the name it has in the file; only for what quarantine shows."""
 
 
-def rules_of(recipe: Recipe, *, now_us: int, timezone: str = "UTC", time_unit: TimeUnit = "auto") -> Rules:
+def rules_of(
+    recipe: Recipe,
+    *,
+    now_us: int,
+    subjects: Subjects = AS_THEY_ARE,
+    timezone: str = "UTC",
+    time_unit: TimeUnit = "auto",
+) -> Rules:
     """The rules of a recipe as of `now_us` (UTC µs). Raises ConfigError for a date or time zone that is none."""
     check_timezone(timezone, field="source.events.timezone")
     earliest = parse_times(pa.array([recipe.clean.earliest]))[0].as_py()
@@ -98,6 +111,7 @@ def rules_of(recipe: Recipe, *, now_us: int, timezone: str = "UTC", time_unit: T
         buckets=recipe.sequences.buckets,
         timezone=timezone,
         time_unit=time_unit,
+        subjects=subjects,
     )
 
 
@@ -109,6 +123,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
     rows = raw.num_rows
     event_id, _ = _ids(raw, "event_id")
     user, user_inexact = _ids(raw, "user_id")
+    user = rules.subjects.ids(user)
     item, item_inexact = _ids(raw, "item_id")
     decision, _ = _ids(raw, "decision_id")
     kind = _event_types(raw, rules=rules)
@@ -117,6 +132,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
     value = pc.if_else(pc.less_equal(pc.abs(value), LARGEST_VALUE), value, None)
     time_N = pc.fill_null(time, rules.earliest_us).to_numpy(zero_copy_only=False)
     checks = (
+        (ERASED, pa.array(rules.subjects.erased(user, time))),
         (INEXACT_ID, pc.or_(user_inexact, item_inexact)),
         (MISSING_USER, pc.is_null(user)),
         (UNPARSABLE_TIME, pc.is_null(time)),
@@ -140,7 +156,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
         "context": _context(raw),
     }
     row_N = raw.column(ROW).to_numpy()
-    detail = _details(raw, reason, names=rules.names)
+    detail = _details(raw, reason, rules=rules)
     return _cleaned(columns, row_N=row_N, file=file, reason=reason, detail=detail, buckets=rules.buckets)
 
 
@@ -153,9 +169,13 @@ def broken_rows(lines: Iterable[tuple[int, str]], *, rules: Rules, file: int) ->
         row_N=np.array([number for number, _ in numbered], np.int64),
         file=file,
         reason=pa.array([BROKEN_LINE] * len(numbered), pa.string()),
-        detail=pa.array([orjson.dumps({"line": _printable(text)}).decode() for _, text in numbered], pa.string()),
+        detail=pa.array([_broken_detail(text, rules=rules) for _, text in numbered], pa.string()),
         buckets=rules.buckets,
     )
+
+
+def _broken_detail(text: str, *, rules: Rules) -> str:
+    return HIDDEN if rules.subjects.pseudonyms is not None else orjson.dumps({"line": _printable(text)}).decode()
 
 
 def _cleaned(
@@ -232,9 +252,13 @@ def _first_reason(checks: Iterable[tuple[str, pa.Array]], *, rows: int) -> pa.Ar
     return pa.array(names).take(pa.array(first_N, mask=first_N < 0))
 
 
-def _details(raw: pa.Table, reason: pa.Array, *, names: Mapping[str, str]) -> pa.Array:
-    """The content of rejected rows as JSON, under the names that the file's columns have; null for clean rows."""
-    rejected_N = reason.is_valid().to_numpy(zero_copy_only=False)
+def _details(raw: pa.Table, reason: pa.Array, *, rules: Rules) -> pa.Array:
+    """The content of rejected rows as JSON, under the names that the file's columns have; null for clean rows and those of erased users."""
+    rejected = pc.fill_null(pc.not_equal(reason, ERASED), False)
+    if rules.subjects.pseudonyms is not None:
+        return pc.if_else(rejected, pa.scalar(HIDDEN), pa.scalar(None, pa.string()))
+    rejected_N = rejected.to_numpy(zero_copy_only=False)
+    names = rules.names
     found = raw.drop_columns([ROW]).filter(pa.array(rejected_N))
     labels = [names.get(name, name.removeprefix(f"{CONTEXT}.")) for name in found.column_names]
     values = [_plain(column) for column in found.columns]

@@ -22,16 +22,19 @@ import ray
 import ray.data
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.workspace import Workspace
-from clm_ray.data.clean import CLEANED
+from clm_ray.config.workspace import POINTER, Workspace
+from clm_ray.data.clean import CLEANED, ERASED, HIDDEN
 from clm_ray.data.duplicates import DUPLICATE, settle_ids
+from clm_ray.data.manifest import read_manifest
 from clm_ray.data.sources import Source
 from clm_ray.data.sources.complete_journey import read_complete_journey
 from clm_ray.data.sources.feedback import read_feedback
 from clm_ray.data.sources.files import read_files
 from clm_ray.data.sources.movielens import read_movielens
+from clm_ray.data.subjects import Subjects, read_tombstones
 from clm_ray.data.summary import SUMMARY, Summary, summarise, summarise_block
 from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError, SchemaError
+from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
 from clm_ray.schema import EVENTS, ITEMS, QUARANTINE, USERS
 
 READERS: dict[str, Callable[..., Source]] = {
@@ -48,11 +51,12 @@ _EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows of the log: read = kept + duplicates + sum of rejected.
+    """What became of the rows of the log: read = kept + duplicates + erased + sum of rejected.
 
     types: kept rows by event type. users, items: distinct among the kept rows; pairs: distinct (user, item). first_us, last_us: their
     time range, UTC µs. from_feedback: kept rows that compaction wrote back. unlisted_items: items of the log or of the
-    availability that the catalogue lacks (their id is their text). tables: rejected rows of the other tables by reason.
+    availability that the catalogue lacks (their id is their text). tables: rejected rows of the other tables by reason. erased: rows of
+    users who were erased.
     """
 
     read: int
@@ -68,6 +72,7 @@ class Counts:
     from_feedback: int = 0
     unlisted_items: int = 0
     tables: dict[str, int] = field(default_factory=dict)
+    erased: int = 0
 
     @property
     def rejected_share(self) -> float:
@@ -101,11 +106,14 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
 
     now_us: the clock, UTC µs; events later than it by `clean.future_days` are rejected. Raises DataError (nothing there, nothing left),
     SchemaError (a column is missing), QuarantineError (too many rows rejected; examples go to ROOT/datasets/rejected.parquet),
-    AssetError (a public data set is missing or changed), ConfigError (a mapping to what does not exist).
+    AssetError (a public data set is missing or changed), ConfigError (a mapping to what does not exist, no key for pseudonyms).
     """
-    main = READERS[recipe.source.kind](recipe, now_us=now_us)
-    feedback = read_feedback(recipe, workspace=workspace, now_us=now_us, first_file=len(main.files))
+    subjects = Subjects(open_pseudonyms(recipe.privacy), read_tombstones(workspace.erasures))
+    main = READERS[recipe.source.kind](recipe, now_us=now_us, subjects=subjects)
+    feedback = read_feedback(recipe, workspace=workspace, now_us=now_us, subjects=subjects, first_file=len(main.files))
     sources = [main, *([feedback] if feedback else [])]
+    if feedback:
+        _check_key(subjects.pseudonyms, workspace)
     files = [name for source in sources for name in source.files]
     availability = _availability(sources, recipe=recipe)
     settled = _settle(sources, buckets=recipe.sequences.buckets)
@@ -113,8 +121,9 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
     _check_filled(summary, main)
     items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
-    users = complete_users(main.users, named=summary.users, consent=main.default_consent)
-    side = [source.rejected for source in sources if source.rejected is not None]
+    listed = None if main.users is None else _known_as(main.users, subjects, seen=summary.users)
+    users = complete_users(listed, named=summary.users, consent=main.default_consent)
+    side = [_shown(source.rejected, subjects) for source in sources if source.rejected is not None]
     return Log(
         events=settled.map_batches(_kept, batch_format="pyarrow", batch_size=None),
         items=items,
@@ -145,6 +154,29 @@ def complete_users(users: pa.Table | None, *, named: pa.Array, consent: bool) ->
     }
     bare = pa.table({name: columns[name] for name in USERS.names}, schema=USERS)
     return pa.concat_tables([listed, bare]).sort_by("user_id").combine_chunks()
+
+
+def _check_key(pseudonyms: Pseudonyms | None, workspace: Workspace) -> None:
+    """What came back from the endpoint knows users by the pseudonyms of the dataset that was served."""
+    if (workspace.datasets / POINTER).is_file():
+        served = read_manifest(workspace.current("datasets")).get("pseudonyms")
+        check_fingerprint(pseudonyms, served, field="privacy.pseudonyms")
+
+
+def _known_as(users: pa.Table, subjects: Subjects, *, seen: pa.Array) -> pa.Table:
+    """The user table under the ids that the log has, without those who were erased and not seen since."""
+    ids = subjects.ids(users.column("user_id").combine_chunks())
+    users = users.set_column(users.column_names.index("user_id"), USERS.field("user_id"), ids)
+    gone = subjects.erased(ids, pa.nulls(len(ids), pa.int64()))
+    return users.filter(pc.or_(pa.array(~gone), pc.is_in(ids, value_set=seen)))
+
+
+def _shown(rejected: pa.Table, subjects: Subjects) -> pa.Table:
+    """Rejected rows of a table beside the log, without what stood in them where users have pseudonyms."""
+    if subjects.pseudonyms is None:
+        return rejected
+    hidden = pa.repeat(HIDDEN, rejected.num_rows)
+    return rejected.set_column(rejected.column_names.index("detail"), rejected.schema.field("detail"), hidden)
 
 
 def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
@@ -181,7 +213,8 @@ def _kept(block: pa.Table) -> pa.Table:
 def _rejected(block: pa.Table) -> pa.Table:
     if not block.num_rows:
         block = CLEANED.empty_table()
-    return block.filter(block.column("reason").is_valid()).select(_REJECTED)
+    rejected = pc.fill_null(pc.not_equal(block.column("reason"), ERASED), False)
+    return block.filter(rejected).select(_REJECTED)
 
 
 def _examples(block: pa.Table) -> pa.Table:
@@ -213,7 +246,7 @@ def _check(
         raise DataError(
             "the log is empty", field="source", value=files or recipe.source.kind, fix="check source.events.paths"
         )
-    counts = {reason: count for reason, count in summary.reasons.items() if reason != DUPLICATE}
+    counts = _rejections(summary)
     rejected = sum(counts.values())
     kept = summary.rows - sum(summary.reasons.values())
     config = recipe.clean
@@ -221,6 +254,10 @@ def _check(
     over = [reason for reason, share in bounds.items() if counts.get(reason, 0) > share * summary.rows]
     if kept and rejected <= config.max_rejected_share * summary.rows and not over:
         return
+    if not counts:
+        raise DataError(
+            "nothing is left but rows of erased users", field="source", value=summary.rows, fix="bring a newer log"
+        )
     biggest = max(over or counts, key=lambda reason: counts[reason])
     field = f"clean.max_rejected.{biggest}" if over else "clean.max_rejected_share"
     allowed = bounds[biggest] if over else config.max_rejected_share
@@ -270,7 +307,8 @@ def _counts(summary: Summary, *, side: list[pa.Table], main_files: int, unlisted
         read=summary.rows,
         kept=summary.rows - sum(summary.reasons.values()),
         duplicates=summary.reasons.get(DUPLICATE, 0),
-        rejected={reason: count for reason, count in summary.reasons.items() if reason != DUPLICATE},
+        erased=summary.reasons.get(ERASED, 0),
+        rejected=_rejections(summary),
         types=summary.types,
         users=len(summary.users),
         items=len(summary.items),
@@ -281,6 +319,11 @@ def _counts(summary: Summary, *, side: list[pa.Table], main_files: int, unlisted
         unlisted_items=unlisted,
         tables=_reasons(side),
     )
+
+
+def _rejections(summary: Summary) -> dict[str, int]:
+    """Rejected rows by reason; duplicates and erased users are none."""
+    return {reason: count for reason, count in summary.reasons.items() if reason not in (DUPLICATE, ERASED)}
 
 
 def _reasons(side: list[pa.Table]) -> dict[str, int]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.assets import file_digest
-from clm_ray.data.log import Log
 from clm_ray.errors import DataError
 
 MANIFEST = "manifest.json"
-FORMAT = 5
+ERASED = "erased"
+"""Key of a manifest: file → digests that it had, or may have, since users were removed from it."""
+FORMAT = 6
 """Raised when the same log and recipe would give another manifest or files with another meaning."""
 _DESCRIPTIONS = ("recipe.yaml", "report.json", "report.md")
 """Files that describe the dataset to people: other words there make no other dataset."""
@@ -21,15 +22,17 @@ BUILT_BY = ("event_types", "features", "neighbours", "sequences", "retention", "
 """Sections of the recipe that a dataset depends on beside the log; another value there means another dataset."""
 
 
-def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str, Any]) -> dict[str, Any]:
-    """Digest every file, derive the dataset's id from the digests, write manifest.json."""
+def write_manifest(
+    folder: Path, *, recipe: Recipe, thresholds: dict[str, Any], content: dict[str, Any]
+) -> dict[str, Any]:
+    """Digest every file, derive the dataset's id from the digests, write manifest.json, `content` in it."""
     files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     built_by = recipe.model_dump(mode="json", include={*BUILT_BY})
     named = {
         "format": FORMAT,
         "files": {name: d for name, d in files.items() if name not in _DESCRIPTIONS},
         "recipe": built_by,
-        "thresholds": content["thresholds"],
+        "thresholds": thresholds,
     }
     data_id = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:12]
     manifest = {
@@ -37,9 +40,7 @@ def write_manifest(folder: Path, *, recipe: Recipe, log: Log, content: dict[str,
         "recipe": recipe.name,
         "recipe_digest": recipe.digest(),
         "buckets": recipe.sequences.buckets,
-        "items": log.items.num_rows - 1,
-        "users": log.users.num_rows,
-        "counts": log.counts.to_dict(),
+        "thresholds": thresholds,
         **content,
         "files": files,
     }

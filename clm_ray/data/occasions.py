@@ -2,11 +2,11 @@
 
 An occasion is one user at one moment. Where it comes from decides its candidates:
 
-- explicit: every labelled event is a target as it stands.
+- explicit: every labelled event is a target; an impression is positive when it was answered in time (`attribution`).
 - availability: the candidates are what was on offer in the events' slot; taken = positive. Negatives are sampled.
 - popularity: only positives are known; the candidates are the items with an event on a day before, of which negatives are drawn
   by popularity^alpha. A positive that no draw could have given is no target: it would teach that new items are always taken.
-- decision: a slate that the endpoint served; every item of it is a target as of the slate's moment, taken or not.
+- decision: a slate that the endpoint served; every item of it is a target as of the slate's moment, taken in time or not.
 
 The number of sampled negatives does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
 
@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.data import ImpressionsConfig
+from clm_ray.data.attribution import attribute
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable, members
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
+from clm_ray.schema import HOUR_US, slate_slot
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Occasion:
     weights_C: NDArray[np.float32] | None = None
     ratings_C: NDArray[np.float32] | None = None
     slot: str | None = None
+    final_C: NDArray[np.int64] | None = None
+    """The moment from which the label of each candidate is known, µs; None: from `time` on."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,30 @@ class OccasionSource:
         """All occasions in time order."""
         history = user.history
         label_N = self.vocabulary.labels(history)
-        answered_N = np.array(
-            [d is not None and self.slots.items(f"decision:{d}") is not None for d in user.decision_N], bool
-        )
-        found = list(self._decisions(user, label_N))
-        open_N = ~np.isnan(label_N) & ~answered_N
+        answers_N = self._answers(user)
+        found = list(self._decisions(user, np.where(answers_N, label_N, np.nan)))
+        label_N = np.where(answers_N, np.float32(np.nan), label_N)
         if self.config.negatives == "explicit":
-            found += self._explicit(history, label_N, open_N)
+            found += self._explicit(history, label_N)
         else:
-            found += self._positive(user, label_N, open_N)
+            found += self._positive(user, label_N)
         return sorted(found, key=lambda o: (o.time, o.kind))
+
+    @property
+    def window_us(self) -> int:
+        """How long after a slate or an impression an answer counts, µs; 0: however late."""
+        return int((self.config.attribution_hours or 0.0) * HOUR_US)
+
+    def _answers(self, user: UserEvents) -> NDArray[np.bool_]:
+        """bool_N: the event answers a slate that the log has, in time. One that comes later stands for itself."""
+        named = np.flatnonzero([d is not None and self.slots.items(slate_slot(d)) is not None for d in user.decision_N])
+        time_N = user.history.time_N
+        shown = {user.decision_N[n]: int(time_N[n]) for n in named if user.history.event_N[n] == self.impression_code}
+        answers_N = np.zeros(len(user.history), bool)
+        for n in named.tolist():
+            since = int(time_N[n]) - shown.get(user.decision_N[n], int(time_N[n]))
+            answers_N[n] = since >= 0 and (not self.window_us or since < self.window_us)
+        return answers_N
 
     def _decisions(self, user: UserEvents, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
         history = user.history
@@ -108,37 +126,46 @@ class OccasionSource:
             return
         for n in np.flatnonzero(history.event_N == self.impression_code):
             decision = user.decision_N[n]
-            slate = self.slots.items(f"decision:{decision}") if decision is not None else None
+            slate = self.slots.items(slate_slot(decision)) if decision is not None else None
             if slate is None or not len(slate):
                 continue
             answers = (user.decision_N == decision) & (label_N == 1.0)
             taken = np.unique(history.item_N[answers])
             taken = taken[members(taken, slate)]
-            found = Occasion(int(history.time_N[n]), "decision", taken, taken, slate, 1.0, slot=f"decision:{decision}")
+            time = int(history.time_N[n])
+            final_C = np.full(len(slate), time + self.window_us)
+            found = Occasion(time, "decision", taken, taken, slate, 1.0, slot=slate_slot(decision), final_C=final_C)
             if self.config.negatives == "explicit":
                 # Every row of the log is a target then, and each has a split of its own.
                 labels = np.isin(slate, taken).astype(np.float32)
                 found = replace(found, labels_C=labels, weights_C=np.ones(len(slate), np.float32))
             yield found
 
-    def _explicit(
-        self, history: History, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
-    ) -> Iterator[Occasion]:
-        where = np.flatnonzero(open_N)
+    def _explicit(self, history: History, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
+        attributed = attribute(history, label_N, self.vocabulary, window_us=self.window_us)
+        label_N, weight_N = attributed.label_N, attributed.weight_N
+        where = np.flatnonzero(~np.isnan(label_N))
         rating_N = self.vocabulary.ratings(history)
         for group in _runs(history.time_N[where]):
             at = where[group]
-            items, labels = history.item_N[at], label_N[at]
-            weights = self.vocabulary.weights[history.event_N[at]]
+            items, labels, weights = history.item_N[at], label_N[at], weight_N[at]
             taken = items[labels == 1]
-            moment = int(history.time_N[at[0]])
-            yield Occasion(moment, "explicit", taken, taken, items, float(weights[0]), labels, weights, rating_N[at])
+            yield Occasion(
+                int(history.time_N[at[0]]),
+                "explicit",
+                taken,
+                taken,
+                items,
+                float(weights[0]),
+                labels,
+                weights,
+                rating_N[at],
+                final_C=attributed.final_N[at],
+            )
 
-    def _positive(
-        self, user: UserEvents, label_N: NDArray[np.float32], open_N: NDArray[np.bool_]
-    ) -> Iterator[Occasion]:
+    def _positive(self, user: UserEvents, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
         history = user.history
-        where = np.flatnonzero(open_N & (label_N == 1.0))
+        where = np.flatnonzero(label_N == 1.0)
         for group in _runs(history.time_N[where]):
             at = where[group]
             items = np.unique(history.item_N[at])

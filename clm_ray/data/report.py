@@ -27,7 +27,7 @@ class BaseRate:
 class DataReport:
     """One dataset in figures. catalogue, known_users: rows of the item and user tables (the reserved item left out); density: distinct
     (user, item) pairs of the log over all pairs of its users and items; base_rates: by split; positives: positive events and how many
-    of them are asked about (None where the log has its own negatives)."""
+    of them are asked about (None where the log has its own negatives); left_out: targets of an embargo, or with a label not yet known."""
 
     recipe: str
     description: str
@@ -37,6 +37,7 @@ class DataReport:
     density: float
     base_rates: Mapping[str, BaseRate]
     positives: Mapping[str, int] | None
+    left_out: int
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -81,6 +82,7 @@ class DataReport:
         rejected = [("rejected", f"{sum(counts.rejected.values()):,} ({counts.rejected_share:.2%})")]
         rejected += [(f"rejected: {reason}", f"{n:,}") for reason, n in _by_size(counts.rejected)]
         rejected += [("dropped: duplicate", f"{counts.duplicates:,}")] if counts.duplicates else []
+        rejected += [("dropped: erased users", f"{counts.erased:,}")] if counts.erased else []
         rejected += [(f"rejected in tables: {reason}", f"{n:,}") for reason, n in _by_size(counts.tables)]
         types = [(f"events: {name}", f"{n:,}") for name, n in _by_size(counts.types)]
         rates = [(f"base rate: {split}", _rate_text(rate)) for split, rate in self.base_rates.items()]
@@ -88,6 +90,8 @@ class DataReport:
             rates.append(
                 ("positives asked about", f"{self.positives['asked_about']:,} of {self.positives['positives']:,}")
             )
+        if self.left_out:
+            rates.append(("left out (embargo, label not yet known)", f"{self.left_out:,}"))
         return [("Log", log), ("Events by type", types), ("Rejected rows", rejected), ("Base rates", rates)]
 
 
@@ -97,9 +101,10 @@ def make_report(
     *,
     base_rates: Mapping[str, Mapping[str, Any]],
     positives: Mapping[str, int] | None = None,
+    left_out: int = 0,
 ) -> DataReport:
     """The report on a log and on the splits made of it; `base_rates`: by split its `targets`, `positives`, `rate`; `positives`:
-    `positives` and how many of them are `asked_about`.
+    `positives` and how many of them are `asked_about`; `left_out`: how many targets do not count.
     """
     counts = log.counts
     return DataReport(
@@ -111,6 +116,7 @@ def make_report(
         density=counts.pairs / (counts.users * counts.items) if counts.users and counts.items else 0.0,
         base_rates={s: BaseRate(int(r["targets"]), int(r["positives"]), r["rate"]) for s, r in base_rates.items()},
         positives=positives,
+        left_out=left_out,
     )
 
 

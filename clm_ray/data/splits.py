@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clm_ray.config.data import SplitConfig
 from clm_ray.errors import ConfigError, DataError
-from clm_ray.schema import TEST, TRAIN, VALID
+from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 Key = tuple[int, int | str, int | str]
 """(time, user, item): the order of labelled rows. Ids that are all whole numbers are compared as numbers."""
@@ -58,7 +58,7 @@ class SplitPlan:
         `items`: ids of the target's item; empty for an occasion as a whole.
         """
         if self.config.refit:
-            return np.zeros(len(time_T), np.int32)
+            return np.full(len(time_T), TRAIN, np.int32)
         if self.config.protocol == "per_user":
             return self._last_rows(time_T, items)
         split = np.where(time_T < self.train_end, TRAIN, np.where(time_T < self.valid_end, VALID, TEST)).astype(
@@ -74,6 +74,28 @@ class SplitPlan:
                     split[t] = min(split[t], below)
         return split
 
+    def usable(
+        self, split_T: NDArray[np.int32], time_T: NDArray[np.int64], final_T: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """bool_T: which targets count. Not those of the embargo before the end of their split, nor those whose label was not yet known
+        there, or at the end of the log. `final_T`: the moment from which a label is known (`time_T` where it is at once). All of one user."""
+        end_S = np.array([self.train_end, self.valid_end, self.log_end])
+        if self.config.refit:
+            end_S[:] = self.log_end
+        elif self.config.protocol == "per_user":
+            for split in (VALID, TRAIN):
+                end_S[split] = time_T[split_T > split].min(initial=self.log_end)
+        embargo_S = np.array([self.embargo_us, self.embargo_us, 0])
+        # At row shares a target may lie at the very moment of the cut.
+        close_T = (embargo_S[split_T] > 0) & (time_T >= end_S[split_T] - embargo_S[split_T])
+        unknown_T = (final_T > time_T) & (final_T > end_S[split_T])
+        return ~close_T & ~unknown_T
+
+    @property
+    def embargo_us(self) -> int:
+        """Length of the embargo before the end of the train split and of the validation split, µs; none where all is train."""
+        return 0 if self.config.refit else int(self.config.embargo_days * DAY_US)
+
     def _last_rows(self, time_T: NDArray[np.int64], items: Sequence[str]) -> NDArray[np.int32]:
         order = sorted(range(len(time_T)), key=lambda t: (time_T[t], _id(items[t], self.numeric_items)))
         test = max(1, int(len(order) * self.config.test_share))
@@ -84,13 +106,16 @@ class SplitPlan:
         return split
 
     def of_references(self, time_R: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """(split, moment at which the label is censored) of each reference."""
+        """(split, moment at which the label is censored) of each reference. In an embargo it is censored at once: it says nothing."""
         if self.config.refit:
             return np.zeros(len(time_R), np.int32), np.full(len(time_R), self.activity_end)
         split = np.where(time_R < self.train_end, TRAIN, np.where(time_R < self.valid_end, VALID, TEST)).astype(
             np.int32
         )
-        return split, np.minimum([self.train_end, self.valid_end, self.log_end], self.activity_end)[split]
+        end_R = np.array([self.train_end, self.valid_end, self.log_end])[split]
+        embargo_R = np.array([self.embargo_us, self.embargo_us, 0])[split]
+        end_R = np.where(time_R >= end_R - embargo_R, time_R, end_R)
+        return split, np.minimum(end_R, self.activity_end)
 
 
 def _id(value: str, numeric: bool) -> int | str:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, load_recipe
-from clm_ray.data.build import catalogue_of, part, statistics_of
+from clm_ray.data.buckets import part
+from clm_ray.data.build import catalogue_of, statistics_of
 from clm_ray.data.columns import ragged
 from clm_ray.data.manifest import read_manifest
 from clm_ray.data.neighbours import neighbours_of

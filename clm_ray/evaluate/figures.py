@@ -117,8 +117,8 @@ class _Shown:
     losses: Mapping[str, NDArray[np.float64]]
 
 
-def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int) -> ClickReport:
-    """Figures of `predictions.parquet`: every method, differences to the model, slices."""
+def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int, min_group: int = 1) -> ClickReport:
+    """Figures of `predictions.parquet`: every method, differences to the model, slices with at least `min_group` users."""
     shown = _shown(predictions)
     row_P = _to_rank(shown)
     label, occasion, item = shown.label_P[row_P], shown.occasion_P[row_P], shown.item_P[row_P]
@@ -126,7 +126,11 @@ def click_report(predictions: pa.Table, *, config: EvaluateConfig, seed: int) ->
         name: ranking.found(label, score=score[row_P], occasion=occasion, item=item)
         for name, score in shown.scores.items()
     }
-    slices = [_slice(name, mask, shown) for name, mask in slices_of(predictions, config=config)]
+    slices = [
+        _slice(name, mask, shown)
+        for name, mask in slices_of(predictions, config=config)
+        if not mask.any() or len(np.unique(shown.user_P[mask])) >= min_group
+    ]
     return ClickReport(
         rows=len(shown.label_P),
         users=len(np.unique(shown.user_P)),

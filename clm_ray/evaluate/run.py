@@ -174,7 +174,8 @@ def _figures(
 ) -> Evaluation:
     config = recipe.evaluate
     clicks, lists, retention = (tables[name] for name in PARTS)
-    report = click_report(clicks, config=config, seed=_SEED) if clicks is not None else None
+    smallest = recipe.privacy.min_group
+    report = click_report(clicks, config=config, seed=_SEED, min_group=smallest) if clicks is not None else None
     catalogue = {}
     if lists is not None:
         catalogue = catalogue_report(

@@ -22,7 +22,7 @@ import ray
 from numpy.typing import NDArray
 
 from clm_ray.config.evaluate import EvaluateConfig
-from clm_ray.data.build import part
+from clm_ray.data.buckets import part
 from clm_ray.evaluate import slices
 from clm_ray.evaluate.baselines import Baselines, ClickBaselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions

@@ -87,6 +87,14 @@ class EventVocabulary:
         """bool_N: the user tower sees the event."""
         return self._context[history.event_N]
 
+    def is_impression(self, history: History) -> NDArray[np.bool_]:
+        """bool_N: something was shown, and not taken as far as this event says: its type has the role negative."""
+        return self._fixed_label[history.event_N] == 0.0
+
+    def is_answer(self, history: History) -> NDArray[np.bool_]:
+        """bool_N: something was taken: the event's type has the role positive."""
+        return self._fixed_label[history.event_N] == 1.0
+
     def counts(self, history: History) -> NDArray[np.bool_]:
         """bool_N: the event is the user's. One without any role (a slate that was shown) is a fact of the log alone."""
         return self._counts[history.event_N]

@@ -19,7 +19,7 @@ from typing import Any
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
-from clm_ray.data.manifest import MANIFEST, read_manifest
+from clm_ray.data.manifest import ERASED, MANIFEST, read_manifest
 from clm_ray.errors import ReleaseError
 from clm_ray.model.files import ModelFolder
 from clm_ray.store.load import LoadedDataset, load_dataset
@@ -78,13 +78,16 @@ def publish(
 
 
 def verify(folder: Path) -> Release:
-    """Check every file against the manifest. Raises ReleaseError naming the first one missing, changed or not listed."""
+    """Check every file against the manifest. Raises ReleaseError naming the first one missing, changed or not listed.
+
+    The erasure of a user is the one change that a release allows: its manifest then has the new digest beside the old one.
+    """
     manifest = _read_manifest(folder / MANIFEST)
     present = _files(folder)
     for name, digest in manifest["files"].items():
         if name not in present:
             raise ReleaseError("a file is missing", field="release", value=str(folder / name), fix="publish it again")
-        if file_digest(folder / name) != digest:
+        if file_digest(folder / name) not in (digest, *manifest.get(ERASED, {}).get(name, ())):
             raise ReleaseError("a file was changed", field="release", value=str(folder / name), fix="publish it again")
     extra = sorted(set(present) - set(manifest["files"]))
     if extra:
@@ -114,7 +117,8 @@ def _parents(run: Path, data: dict[str, Any]) -> dict[str, Any]:
             value=f"{run.name} on {history['dataset']}, current is {data['id']}",
             fix="train on the current dataset",
         )
-    return {"dataset": data["id"], "run": run.name, "recipe": data["recipe"], "git": history["git"]}
+    parents = {"dataset": data["id"], "run": run.name, "recipe": data["recipe"], "git": history["git"]}
+    return parents | ({"pseudonyms": data["pseudonyms"]} if data.get("pseudonyms") else {})
 
 
 def _refuse_code(folder: Path) -> None:

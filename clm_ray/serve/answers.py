@@ -51,7 +51,7 @@ def slate_of(draft: Draft, *, decision_id: str, served: ServedCatalogue) -> Serv
     scored = not np.isnan(draft.ranked.probability_K).any()
     return ServedSlate(
         decision_id=decision_id,
-        user_id=draft.ask.request.user_id,
+        user_id=draft.ask.user_id,
         time=draft.ask.time,
         release_id=served.release,
         items=tuple(served.catalogue.ids[row] for row in draft.ranked.row_K),

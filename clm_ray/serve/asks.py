@@ -22,9 +22,10 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Ask:
-    """What one caller wants. `time`: the moment of the answer, µs; `row_C`: candidate rows, None to retrieve them."""
+    """What one caller wants. `user_id`: as everything behind the gateway knows the user; `time`: the moment of the answer, µs; `row_C`: candidate rows, None to retrieve them."""
 
     request: RecommendRequest
+    user_id: str
     time: int
     row_C: NDArray[np.int32] | None
     k: int
@@ -45,6 +46,7 @@ def read_ask(request: RecommendRequest, *, served: ServedCatalogue, now: int) ->
     time = now if request.as_of is None else request.as_of
     return Ask(
         request=request,
+        user_id=served.known_as(request.user_id),
         time=time,
         row_C=None if request.candidates is None else _candidate_rows(request.candidates, served),
         k=served.recipe.serve.k if request.k is None else request.k,

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,18 +20,24 @@ from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import Thresholds
+from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
 from clm_ray.serve.popular import popular_rows
 
 
 @dataclass(frozen=True)
 class ServedCatalogue:
-    """One release as the gateway sees it. popular_I: rows, most popular first."""
+    """One release as the gateway sees it. popular_I: rows, most popular first. pseudonyms: None where users keep their ids."""
 
     release: str
     recipe: Recipe
     catalogue: Catalogue
     vocabulary: EventVocabulary
     popular_I: NDArray[np.int32]
+    pseudonyms: Pseudonyms | None = None
+
+    def known_as(self, user_id: str) -> str:
+        """The id under which everything behind the gateway knows a caller's user."""
+        return user_id if self.pseudonyms is None else self.pseudonyms.of(user_id)
 
     @cached_property
     def popular_place_I(self) -> NDArray[np.int64]:
@@ -61,10 +68,7 @@ def recipe_of(folder: Path) -> Recipe:
 def thresholds_of(folder: Path) -> Thresholds:
     """The life-cycle thresholds of a release. Raises ReleaseError when there are none."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        return Thresholds.from_dict(manifest["thresholds"])
-    except FileNotFoundError as error:
-        raise _missing(error) from error
+        return Thresholds.from_dict(_manifest(folder)["thresholds"])
     except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(
             "the manifest names no life-cycle thresholds", field="release", value=str(folder), fix="publish again"
@@ -72,8 +76,13 @@ def thresholds_of(folder: Path) -> Thresholds:
 
 
 def open_catalogue(folder: Path) -> ServedCatalogue:
-    """Read it from a release; popularity as of the end of its statistics. Raises ReleaseError when a file is missing."""
+    """Read it from a release; popularity as of the end of its statistics.
+
+    Raises ReleaseError when a file is missing, ConfigError when the key of the users' pseudonyms is missing or another one.
+    """
     recipe = recipe_of(folder)
+    pseudonyms = open_pseudonyms(recipe.privacy)
+    check_fingerprint(pseudonyms, _manifest(folder)["parents"].get("pseudonyms"), field="release")
     try:
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories"])
         counts = pq.read_table(folder / "item_statistics.parquet", columns=list(STATISTICS))
@@ -87,7 +96,15 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
         catalogue=catalogue,
         vocabulary=EventVocabulary(recipe.event_types),
         popular_I=popular_rows(statistics, items=len(catalogue)),
+        pseudonyms=pseudonyms,
     )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise _missing(error) from error
 
 
 def _missing(error: FileNotFoundError) -> ReleaseError:

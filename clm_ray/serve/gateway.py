@@ -92,7 +92,7 @@ class Gateway:
             raise RequestError(message, field="user_id", value=user_id, fix="1 to 200 printable characters") from None
         if as_of is not None and as_of > now:
             raise RequestError("lies in the future", field="as_of", value=as_of, fix="leave it out for now")
-        ask = ProfileAsk(user_id=user_id, time=now if as_of is None else as_of, recent=EMPTY)
+        ask = ProfileAsk(user_id=self._served.known_as(user_id), time=now if as_of is None else as_of, recent=EMPTY)
         profile = await self._profiles.submit(ask)
         return UserProfile(user_id=user_id, time=ask.time, release=self._served.release, profile=profile)
 
@@ -160,7 +160,7 @@ class Gateway:
 
     async def _recommend(self, asks: list[Ask]) -> list[Recommendation]:
         drafts = [Draft(ask=ask, ranked=popular_slate(ask, served=self._served)) for ask in asks]
-        profiled, trouble = await self._profiled([ProfileAsk(a.request.user_id, a.time, a.recent) for a in asks])
+        profiled, trouble = await self._profiled([ProfileAsk(a.user_id, a.time, a.recent) for a in asks])
         if profiled is None:
             for draft in drafts:
                 draft.degraded.append(cast(Degraded, trouble))

@@ -40,7 +40,7 @@ def admit(raw: Sequence[Any], *, served: ServedCatalogue, now: int) -> Admitted:
             admitted.rejected.append(_rejection(index, one, event))
             continue
         known = event.item_id is None or event.item_id in served.catalogue.row_of
-        admitted.events.append(_stored(event, now))
+        admitted.events.append(_stored(event, served.known_as(event.user_id), now))
         admitted.index.append(index)
         admitted.notes.append(None if known else _UNKNOWN_ITEM)
     return admitted
@@ -83,10 +83,10 @@ def _rejection(index: int, raw: Any, refusal: Refusal) -> Verdict:
     )
 
 
-def _stored(event: Event, now: int) -> StoredEvent:
+def _stored(event: Event, user_id: str, now: int) -> StoredEvent:
     return StoredEvent(
         event_id=event.event_id,
-        user_id=event.user_id,
+        user_id=user_id,
         event_type=event.event_type,
         timestamp=now if event.timestamp is None else event.timestamp,
         item_id=event.item_id,

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Table, func, select
 
-from clm_ray.schema import AVAILABILITY, EVENTS
+from clm_ray.schema import AVAILABILITY, EVENTS, slate_slot
 from clm_ray.store import tables
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.settings import get_setting, put_setting
@@ -47,11 +47,6 @@ class Compacted:
     events: int
     impressions: int
     slate_items: int
-
-
-def slot_of(decision_id: str) -> str:
-    """The availability slot of a served slate."""
-    return f"decision:{decision_id}"
 
 
 def compact(store: Store, folder: Path, *, impression_event: str, rows_per_part: int = 200_000) -> Compacted:
@@ -147,13 +142,13 @@ def _impression_columns(slates: list[ServedSlate], event_type: str) -> dict[str,
 
 
 def _impression_context(slate: ServedSlate) -> list[tuple[str, str]]:
-    own = {"slot": slot_of(slate.decision_id)}
+    own = {"slot": slate_slot(slate.decision_id)}
     return list({**slate.context, **({"degraded": slate.degraded} if slate.degraded else {}), **own}.items())
 
 
 def _availability_columns(slates: list[ServedSlate]) -> dict[str, list[str]]:
     return {
-        "slot": [slot_of(s.decision_id) for s in slates for _ in s.items],
+        "slot": [slate_slot(s.decision_id) for s in slates for _ in s.items],
         "item_id": [item for s in slates for item in s.items],
     }
 

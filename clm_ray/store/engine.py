@@ -72,6 +72,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def overwrite_deleted(engine: Engine) -> None:
+    """Leave no bytes of deleted rows behind: SQLite overwrites them (`secure_delete`) once its log is written back into the file."""
+    with _told(engine), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def insert(table: Table) -> Insert:
     """INSERT with ON CONFLICT. PostgreSQL's construct has the same methods: choose by dialect here when it arrives."""
     return sqlite.insert(table)
@@ -102,7 +108,13 @@ def _told(engine: Engine) -> Iterator[None]:
 
 def _prepare_connection(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_begin` says, not where sqlite3 guesses
-    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (
+        f"busy_timeout={BUSY_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=ON",
+    ):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

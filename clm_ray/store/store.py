@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from clm_ray.errors import StoreError
 from clm_ray.store import decisions, events, ledger
-from clm_ray.store.engine import chunks, insert, make_engine, reading, writing
+from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
+from clm_ray.store.erase import Erased, erase
 from clm_ray.store.history import StoredHistory, pack
 from clm_ray.store.records import (
     Budget,
@@ -204,6 +205,15 @@ class Store:
         """Cap, reserved and spent."""
         with self.reading() as connection:
             return ledger.state(connection, budget=name)
+
+    # erasure
+
+    def erase(self, user_ids: Sequence[str]) -> Erased:
+        """Delete everything about these users, in one transaction."""
+        with self.writing() as connection:
+            erased = erase(connection, user_ids)
+        overwrite_deleted(self._engine)
+        return erased
 
     # settings
 

@@ -164,7 +164,7 @@ SLATE = numbered(
         Row("u1", START + 2 * DAY_US + HOUR_US, "purchase", 2, 3.0, decision="d1"),
         Row("u1", START + 3 * DAY_US, "purchase", 1, 2.0, slot="front"),
         Row("u1", VALID_END + DAY_US, "impression", 0, decision="d2"),
-        Row("u1", VALID_END + 2 * DAY_US, "purchase", 4, 3.0, decision="d2"),
+        Row("u1", VALID_END + DAY_US + HOUR_US, "purchase", 4, 3.0, decision="d2"),
         *(Row("u2", START + n * DAY_US, "purchase", 3, 1.0, slot="front") for n in range(10)),
     ]
 )

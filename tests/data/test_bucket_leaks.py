@@ -16,7 +16,8 @@ from clm_ray.schema import DAY_US, TRAIN
 LOG_END = START + (DAYS + 8) * DAY_US
 SLOTS = ("front", "back", None)
 SOURCES: list[dict[str, Any]] = [
-    {"negatives": "explicit"},
+    {"negatives": "explicit", "attribution_hours": None},
+    {"negatives": "explicit", "attribution_hours": 30},
     {"negatives": "availability", "per_occasion": 2},
     {"negatives": "popularity", "per_occasion": 2},
 ]
@@ -42,7 +43,7 @@ def forks(t: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, list[Row], 
         near = st.one_of(st.just(moment), st.integers(0, 30 * 24).map(lambda hour: moment + hour * HOUR_US))
         answers = st.builds(
             lambda time, item, decision: Row("u1", time, "purchase", item, 1.0, decision=decision),
-            near,
+            near.map(lambda time: time + HOUR_US),
             st.integers(1, 6),
             st.sampled_from(["d1", "d2"]),
         )
@@ -50,21 +51,29 @@ def forks(t: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, list[Row], 
         asked = Row("u1", moment, "purchase", 1, 1.0, slot="front", number=900)
         logs = []
         for future in futures:
-            others = [r for r in future if r[:2] != asked[:2] or label_of(r) != 1.0 or r.decision]
+            # What is asked about answers no impression of that very moment.
+            others = [
+                r for r in future if r[:2] != asked[:2] or (label_of(r) != 1.0 and (r.type, r.item) != ("skip", 1))
+            ]
             logs.append([asked, *(row._replace(number=n) for n, row in enumerate([*others, *past], 1))])
         return moment, *logs
 
     return draw_fork()
 
 
-def known_at(result: BucketResult, t: int, *, slates: set[int]) -> tuple[list[Target], list[Any]]:
-    """Targets and references up to t without what is known only later: answers to slates, labels of references."""
+def known_at(result: BucketResult, t: int, *, slates: set[int], hours: int = 0) -> tuple[list[Target], list[Any]]:
+    """Targets and references up to t without what is known only later: answers to slates and (within `hours`) to impressions, labels of
+    references."""
     found = [target for target in targets_of(result) if target.time < t or (target.user, target.time) == ("u1", t)]
-    targets = sorted(target._replace(label=0.0) if target.time in slates else target for target in found)
+    waiting = t - hours * HOUR_US
+    targets = sorted(
+        target._replace(label=0.0, weight=0.0) if target.time in slates or waiting < target.time < t else target
+        for target in found
+    )
     return targets, [(r.user, r.time, r.split, r.dense, r.context) for r in references_of(result) if r.time <= t]
 
 
-@pytest.mark.parametrize("impressions", SOURCES, ids=lambda config: str(config["negatives"]))
+@pytest.mark.parametrize("impressions", SOURCES, ids=lambda config: "-".join(map(str, config.values())))
 @settings(max_examples=20)
 @given(data=st.data())
 def test_targets_and_references_do_not_see_the_future(impressions: dict[str, Any], data: st.DataObject) -> None:
@@ -72,7 +81,8 @@ def test_targets_and_references_do_not_see_the_future(impressions: dict[str, Any
     t, *logs = data.draw(forks(st.one_of(moments(24, 20 * 24), midnights)))
     made = recipe(impressions=impressions, retention={"every_days": 1, "bin_ends": [1, 3], "report_days": [3]})
     slates = {row.time for row in logs[0] if row.type == "impression"}
-    one, two = (known_at(build(log, made, log_end=LOG_END), t, slates=slates) for log in logs)
+    hours = impressions.get("attribution_hours") or 0
+    one, two = (known_at(build(log, made, log_end=LOG_END), t, slates=slates, hours=hours) for log in logs)
     assert one[1] == two[1]
     if impressions["negatives"] == "explicit":
         # Other rows of the log at t are targets too, and differ; the one that was asked about is in both.

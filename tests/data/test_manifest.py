@@ -5,29 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from clm_ray.config.recipe import load_recipe
-from clm_ray.data.log import Counts, Log
 from clm_ray.data.manifest import read_manifest, write_manifest
 from clm_ray.errors import DataError
-from clm_ray.schema import ITEMS, QUARANTINE, USERS
 
-CONTENT: dict[str, Any] = {"thresholds": {"at_risk_days": 14.0}, "train_end_us": 1}
-
-
-def _log() -> Log:
-    counts = Counts(1, 1, 0, {}, {}, 1, 1, 1, 0, 0)
-    row_zero = pa.table({f.name: pa.array([None], f.type) for f in ITEMS})
-    return Log(None, row_zero, USERS.empty_table(), None, QUARANTINE.empty_table(), counts)  # type: ignore[arg-type]
+THRESHOLDS = {"at_risk_days": 14.0}
 
 
-def _write(folder: Path, *, text: str = "rows", overrides: tuple[str, ...] = (), **content: Any) -> str:
+def _write(
+    folder: Path,
+    *,
+    text: str = "rows",
+    overrides: tuple[str, ...] = (),
+    thresholds: dict[str, Any] | None = None,
+    **content: Any,
+) -> str:
     folder.mkdir()
     (folder / "events.parquet").write_text(text, encoding="utf-8")
     recipe = load_recipe("complete_journey", overrides=overrides)
-    return str(write_manifest(folder, recipe=recipe, log=_log(), content={**CONTENT, **content})["id"])
+    return str(write_manifest(folder, recipe=recipe, thresholds=thresholds or THRESHOLDS, content=content)["id"])
 
 
 def test_equal_content_has_the_same_id(tmp_path: Path) -> None:

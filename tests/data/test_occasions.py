@@ -75,7 +75,7 @@ LOGS = rows(moments(0, 30), slots=SLOTS, max_size=25)
 @settings(max_examples=40)
 @given(LOGS)
 def test_explicit_targets_are_the_labelled_events_as_they_stand(log: list[Row]) -> None:
-    targets = targets_of(source(negatives="explicit"), log)
+    targets = targets_of(source(negatives="explicit", attribution_hours=None), log)
     found = Counter(
         zip(
             targets.time_T.tolist(),
@@ -95,7 +95,7 @@ def test_explicit_targets_are_the_labelled_events_as_they_stand(log: list[Row]) 
 
 
 def test_each_explicit_target_has_the_weight_of_its_own_type() -> None:
-    log = [Row("u1", START, "skip", 1), Row("u1", START, "purchase", 1), Row("u1", START, "rating", 2, 5.0)]
+    log = [Row("u1", START, "skip", 1), Row("u1", START, "purchase", 2), Row("u1", START, "rating", 3, 5.0)]
     targets = targets_of(source(negatives="explicit"), numbered(log))
     assert targets.label_T.tolist() == [0, 1, 1]
     assert targets.weight_T.tolist() == [0.5, 1.0, 2.0]

@@ -111,6 +111,40 @@ def test_dates_cut_at_their_midnight_utc() -> None:
     assert censored.tolist() == [cuts[0], cuts[1], cuts[1], 9 * DAY_US]
 
 
+def test_an_embargo_leaves_out_what_lies_close_before_a_cut() -> None:
+    config = SplitConfig(protocol="time", train_end="1970-01-03", valid_end="1970-01-05", embargo_days=0.5)
+    plan = plan_splits(config, table([(0, "u", "i")]), log_end=9 * DAY_US, activity_end=9 * DAY_US)
+    train, valid = 2 * DAY_US, 4 * DAY_US
+    times = np.array(
+        [train - DAY_US // 2 - 1, train - DAY_US // 2, train, valid - DAY_US // 2 - 1, valid - 1, valid, 9 * DAY_US - 1]
+    )
+    split = plan.of_targets("u", times, ["i"] * 7)
+    usable = plan.usable(split, times, times)
+    assert usable.tolist() == [True, False, True, True, False, True, True]
+    references, censored = plan.of_references(times)
+    assert (censored > times).tolist() == usable.tolist(), "a reference in the embargo is censored at once"
+    assert set(censored[usable & (references == TRAIN)].tolist()) == {train}, "others may look up to the cut"
+    refit = SplitConfig(protocol="time", train_end="1970-01-03", valid_end="1970-01-05", embargo_days=0.5, refit=True)
+    plan = plan_splits(refit, table([(0, "u", "i")]), log_end=9 * DAY_US, activity_end=9 * DAY_US)
+    assert plan.usable(plan.of_targets("u", times, ["i"] * 7), times, times).all()
+
+
+@given(LOGS, st.sampled_from(["row_share", "per_user"]), st.integers(1, 4))
+def test_an_embargo_keeps_its_distance_from_the_next_split(keys: list[Key], protocol: str, days: int) -> None:
+    plan = planned(keys, protocol=protocol, embargo_days=days / DAY_US)
+    for user in {user for _, user, _ in keys}:
+        mine = [key for key in keys if key[1] == user]
+        times = np.array([time for time, *_ in mine], np.int64)
+        split = plan.of_targets(user, times, [item for *_, item in mine])
+        usable = plan.usable(split, times, times)
+        for earlier, later, cut in ((TRAIN, VALID, plan.train_end), (VALID, TEST, plan.valid_end)):
+            if protocol == "per_user":
+                cut = int(times[split >= later].min(initial=plan.log_end))
+            expected = times[split == earlier] < cut - days
+            assert usable[split == earlier].tolist() == expected.tolist()
+        assert usable[split == TEST].all()
+
+
 @pytest.mark.parametrize("protocol", ["time", "row_share", "per_user"])
 def test_refit_trains_on_everything_up_to_the_end(protocol: str) -> None:
     dates = {"train_end": "1970-01-03", "valid_end": "1970-01-04"}

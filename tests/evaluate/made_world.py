@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, recipe_from
-from clm_ray.data.buckets import bucket_of
-from clm_ray.data.build import part
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics

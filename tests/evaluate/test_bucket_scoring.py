@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clm_ray.data.build import part
+from clm_ray.data.buckets import part
 from clm_ray.evaluate import logistic
 from clm_ray.evaluate.baselines import Baselines
 from clm_ray.evaluate.dataset import Dataset

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clm_ray.data.build import part
+from clm_ray.data.buckets import part
 from clm_ray.errors import DataError
 from clm_ray.evaluate.dataset import Dataset, Occasions
 

@@ -71,6 +71,17 @@ def test_the_order_of_rows_does_not_matter() -> None:
     assert again["methods"]["model"]["auc"] == pytest.approx(first["methods"]["model"]["auc"])
 
 
+def test_a_slice_of_too_few_users_is_not_shown() -> None:
+    table = _predictions()
+    lonely = table.column("user").to_pylist()[0]
+    stage = pa.array(["churned" if user == lonely else "new" for user in table.column("user").to_pylist()])
+    table = table.set_column(table.column_names.index("stage"), "stage", stage)
+    names = [{s.name for s in click_report(table, config=CONFIG, seed=0, min_group=n).slices} for n in (1, 2, 21)]
+    assert names[0] - names[1] == {"stage churned"}
+    assert "stage new" in names[1]
+    assert "stage new" not in names[2]
+
+
 def test_slices_cover_each_row_once_per_kind() -> None:
     report = click_report(_predictions(), config=CONFIG, seed=0)
     rows = {one.name: one.rows for one in report.slices}

@@ -9,8 +9,7 @@ import pytest
 from shop_loop import Shop
 from sklearn.metrics import log_loss, roc_auc_score
 
-from clm_ray.data.buckets import bucket_of
-from clm_ray.data.build import part
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.evaluate.dataset import Dataset
 from clm_ray.evaluate.figures import RETENTION_BASELINES
 from clm_ray.model.inference import Scorer, UserRequest

@@ -13,8 +13,7 @@ from ports import free_ports
 from shop_loop import Shop
 
 from clm_ray.client import Client
-from clm_ray.data.buckets import bucket_of
-from clm_ray.data.build import part
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.release.publish import verify
 from clm_ray.schema import TRAIN
 from clm_ray.serve.args import AppArgs

@@ -53,7 +53,7 @@ def write_release(workspace: Workspace, name: str, *, seed: int) -> Path:
     (folder / "features.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")
     thresholds = Thresholds(new_days=28.0, at_risk_days=14.0, churned_days=60.0, reactivated_days=28.0)
     (folder / "manifest.json").write_text(
-        json.dumps({"id": name, "thresholds": thresholds.to_dict()}), encoding="utf-8"
+        json.dumps({"id": name, "parents": {}, "thresholds": thresholds.to_dict()}), encoding="utf-8"
     )
     _tables(folder)
     _model(folder, recipe, spec, seed=seed)

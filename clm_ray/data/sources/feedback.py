@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from clm_ray.config.recipe import Recipe
@@ -10,12 +11,15 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.data.sources import Source
 from clm_ray.data.sources.catalogue import read_availability
 from clm_ray.data.sources.files import read_events
+from clm_ray.data.subjects import Subjects
 
 
-def read_feedback(recipe: Recipe, *, workspace: Workspace, now_us: int, first_file: int) -> Source | None:
+def read_feedback(
+    recipe: Recipe, *, workspace: Workspace, now_us: int, subjects: Subjects, first_file: int
+) -> Source | None:
     """The events and slates under ROOT/feedback; None when nothing was written yet, or the recipe does not want it.
 
-    Both are in the contract's own columns. Files are counted from `first_file`.
+    Both are in the contract's own columns; users are already known under the ids that they have here. Files are counted from `first_file`.
     """
     events = workspace.feedback / "events"
     if not recipe.source.feedback or not _has_files(events):
@@ -24,6 +28,7 @@ def read_feedback(recipe: Recipe, *, workspace: Workspace, now_us: int, first_fi
         EventsTableConfig(paths=(str(events),)),
         recipe=recipe,
         now_us=now_us,
+        subjects=replace(subjects, pseudonyms=None),
         field="feedback.events",
         first_file=first_file,
     )

@@ -14,19 +14,22 @@ from clm_ray.data.clean import CLEANED, CONTEXT, Rules, broken_rows, clean_rows,
 from clm_ray.data.sources import Source
 from clm_ray.data.sources.catalogue import read_availability, read_items, read_users
 from clm_ray.data.sources.tables import Piece, TableFile, open_table, pieces_of, read_piece, resolve_columns
+from clm_ray.data.subjects import AS_THEY_ARE, Subjects
 from clm_ray.errors import ConfigError
 
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "timestamp", "value", "decision_id")
 
 
-def read_files(recipe: Recipe, *, now_us: int) -> Source:
+def read_files(recipe: Recipe, *, now_us: int, subjects: Subjects = AS_THEY_ARE) -> Source:
     """The log and tables that the recipe names.
 
     Raises DataError (no such file, damaged file), SchemaError (missing column), ConfigError (mapping to what does not exist).
     """
     config = recipe.source
     assert config.events is not None, "the recipe was checked"
-    source = read_events(config.events, recipe=recipe, now_us=now_us, field="source.events", first_file=0)
+    source = read_events(
+        config.events, recipe=recipe, now_us=now_us, subjects=subjects, field="source.events", first_file=0
+    )
     parts = {
         "items": config.items and read_items(config.items),
         "users": config.users and read_users(config.users),
@@ -41,7 +44,15 @@ def read_files(recipe: Recipe, *, now_us: int) -> Source:
     )
 
 
-def read_events(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field: str, first_file: int) -> Source:
+def read_events(
+    config: EventsTableConfig,
+    *,
+    recipe: Recipe,
+    now_us: int,
+    subjects: Subjects,
+    field: str,
+    first_file: int,
+) -> Source:
     """The log of one table of events; its files are counted from `first_file`."""
     files = open_table(config, field=field)
     context = {name: f"{CONTEXT}.{name}" for name in config.context_columns}
@@ -61,7 +72,9 @@ def read_events(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field
     if config.event_type:
         columns.pop("event_type", None)
     rules = _rules(config, recipe=recipe, now_us=now_us, field=field)
-    rules = replace(rules, names={name: column for name, column in columns.items() if name != CONTEXT})
+    rules = replace(
+        rules, subjects=subjects, names={name: column for name, column in columns.items() if name != CONTEXT}
+    )
     return Source(
         rows=_rows(files, columns=columns, rules=rules, first_file=first_file),
         files=tuple(file.place.name for file in files),

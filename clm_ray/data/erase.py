@@ -1,0 +1,157 @@
+"""Removing users from the files of a workspace: datasets, feedback, evaluations, and the user tables of models and releases.
+
+A file is rewritten beside itself and then takes its own name, so a reader sees either the old one or the new one. A run that was cut off is
+completed by running it again. Sums over many users (item statistics, neighbours, weights) stay: they name nobody, and the
+certificate lists the models that have learned from the users.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clm_ray.config.workspace import DONE, Workspace
+from clm_ray.data.assets import file_digest
+from clm_ray.data.buckets import bucket_of, part
+from clm_ray.data.certificate import Models
+from clm_ray.data.manifest import ERASED, MANIFEST
+from clm_ray.schema import slate_slot
+
+_BY_BUCKET = ("events", "sequences", "impressions", "references", "interactions")
+"""Folders of a dataset whose parts hold whole users."""
+_USER_COLUMNS = ("user_id", "user")
+_GONE = "erased"
+"""What stands for the detail of a rejected row that named a user."""
+
+
+def erase_files(
+    workspace: Workspace, users: Sequence[str], *, decisions: Sequence[str] = (), written: Sequence[str] = ()
+) -> dict[str, int]:
+    """Remove `users` (ids as the workspace knows them: pseudonyms where there are such) from every file below its root; file → rows removed.
+
+    decisions: ids of slates served to them that the store still holds; those in the feedback are found here. written: further texts that name
+    them where rejected rows are shown: the ids as the log has them.
+    """
+    rows: dict[str, int] = {}
+    value_set = pa.array(sorted(set(users)), pa.string())
+    slots = _slots(workspace, value_set, decisions)
+    names = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted({*users, *written})))
+    for path in _files(workspace, users):
+        removed = _rewrite(path, value_set, slots, names, manifest=_top(workspace, path) / MANIFEST)
+        if removed:
+            rows[str(path.relative_to(workspace.root))] = removed
+    return rows
+
+
+def learned_from(workspace: Workspace, users: Sequence[str]) -> Models:
+    """The models whose dataset holds any of `users`."""
+    value_set = pa.array(sorted(set(users)), pa.string())
+    seen = {folder.name for folder in _datasets(workspace) if _in_dataset(folder, value_set)}
+    runs = (path.parent.parent.name for path in _trained_on(workspace, seen))
+    releases = (path.parent.name for path in workspace.releases.glob(f"*/{MANIFEST}") if _parent(path) in seen)
+    return Models(tuple(sorted(runs)), tuple(sorted(releases)))
+
+
+def _files(workspace: Workspace, users: Sequence[str]) -> Iterator[Path]:
+    """Every file that may name a user; slates before the events that say whose they were. Of a dataset's parts, those of the users' buckets."""
+    for path in sorted(workspace.root.rglob("*.parquet")):
+        if path.parent.name in _BY_BUCKET and path.parent.parent.parent == workspace.datasets:
+            buckets = _manifest(path.parent.parent).get("buckets", 1)
+            if path.name not in {part(bucket) for bucket in bucket_of(list(users), buckets).tolist()}:
+                continue
+        yield path
+
+
+def _rewrite(path: Path, users: pa.Array, slots: pa.Array, names: re.Pattern[str], *, manifest: Path) -> int:
+    """Rows removed (details of rejected rows blanked) in one file; 0 leaves it as it is."""
+    schema = pq.read_schema(path)
+    column = next((name for name in _USER_COLUMNS if name in schema.names), None)
+    if column is None and "slot" not in schema.names and "detail" not in schema.names:
+        return 0
+    table = pq.read_table(path, partitioning=None)
+    if column is not None:
+        gone = pc.is_in(table.column(column).cast(pa.string()), value_set=users)
+    elif "slot" in schema.names:
+        gone = pc.is_in(table.column("slot").cast(pa.string()), value_set=slots)
+    else:
+        return _blank(path, table, names, manifest=manifest)
+    count = int(pc.sum(gone).as_py() or 0)
+    if count:
+        _write(path, table.filter(pc.invert(gone)), manifest=manifest)
+    return count
+
+
+def _blank(path: Path, table: pa.Table, names: re.Pattern[str], *, manifest: Path) -> int:
+    """Rejected rows stay, to be counted and found again in their file; what they said of a user goes."""
+    details = table.column("detail").to_pylist()
+    fresh = [_GONE if detail and names.search(detail) else detail for detail in details]
+    count = sum(a != b for a, b in zip(details, fresh, strict=True))
+    if count:
+        place = table.column_names.index("detail")
+        blanked = table.set_column(place, table.schema.field("detail"), pa.array(fresh, pa.string()))
+        _write(path, blanked, manifest=manifest)
+    return count
+
+
+def _write(path: Path, table: pa.Table, *, manifest: Path) -> None:
+    """Replace a file. The manifest of its dataset or release gets the new digest before, beside the old one: both are right until it is done."""
+    layout = pq.ParquetFile(path).metadata
+    group = max(layout.row_group(0).num_rows, 1) if layout.num_row_groups else None
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, fresh, compression="zstd", row_group_size=group)
+    if manifest.is_file():
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        digests = content.setdefault(ERASED, {}).setdefault(str(path.relative_to(manifest.parent)), [])
+        if (digest := file_digest(fresh)) not in digests:
+            digests.append(digest)
+        replaced = manifest.with_name(f".{manifest.name}.{os.getpid()}")
+        replaced.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        replaced.replace(manifest)
+    fresh.replace(path)
+
+
+def _top(workspace: Workspace, path: Path) -> Path:
+    """The folder of the dataset, run, evaluation or release that a file belongs to."""
+    return workspace.root.joinpath(*path.relative_to(workspace.root).parts[:2])
+
+
+def _slots(workspace: Workspace, users: pa.Array, decisions: Sequence[str]) -> pa.Array:
+    """Availability slots of the slates that were served to the users, in store or feedback."""
+    found = set(decisions)
+    for path in sorted((workspace.feedback / "events").glob("*.parquet")):
+        table = pq.read_table(path, columns=["user_id", "decision_id"])
+        theirs = table.filter(pc.is_in(table.column("user_id"), value_set=users)).column("decision_id")
+        found.update(theirs.drop_null().to_pylist())
+    return pa.array(sorted(slate_slot(decision) for decision in found), pa.string())
+
+
+def _datasets(workspace: Workspace) -> Iterator[Path]:
+    return (path.parent for path in workspace.datasets.glob(f"*/{MANIFEST}"))
+
+
+def _in_dataset(folder: Path, users: pa.Array) -> bool:
+    known = pq.read_table(folder / "users.parquet", columns=["user_id"]).column("user_id")
+    return bool(pc.any(pc.is_in(known, value_set=users)).as_py())
+
+
+def _trained_on(workspace: Workspace, datasets: set[str]) -> Iterator[Path]:
+    for path in workspace.root.rglob("model/training.json"):
+        if path.parent.parent.joinpath(DONE).is_file() and json.loads(path.read_text())["dataset"] in datasets:
+            yield path
+
+
+def _parent(manifest: Path) -> str:
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["parents"]["dataset"])
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
