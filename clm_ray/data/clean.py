@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import bucket_of
-from clm_ray.data.duplicates import DIGEST, content_digest, partition_of
+from clm_ray.data.duplicates import DIGEST, content_digest
 from clm_ray.data.normalise import as_ids, as_numbers, as_text, map_of
 from clm_ray.data.subjects import AS_THEY_ARE, Subjects
 from clm_ray.data.times import TimeUnit, check_timezone, parse_times
@@ -49,7 +49,6 @@ CLEANED = pa.schema(
     [pa.field(f.name, f.type) for f in EVENTS]
     + [
         pa.field("bucket", pa.int32(), nullable=False),
-        pa.field("part", pa.int32(), nullable=False),
         *DIGEST,
         pa.field("file", pa.int32(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
@@ -57,7 +56,7 @@ CLEANED = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-"""What cleaning yields. `bucket`: partition by user; `part`: partition by event id; `file`: position in the list of the log's
+"""What cleaning yields. `bucket`: partition by user; `file`: position in the list of the log's
 files; `reason`, `detail`: null for a clean row."""
 
 
@@ -192,10 +191,8 @@ def _cleaned(
     digest_N2 = content_digest(events)
     clean_N = reason.is_null().to_numpy(zero_copy_only=False)
     spread_N = (row_N % buckets).astype(np.int32)
-    part_N = partition_of(events.column("event_id"), digest_N2=digest_N2, partitions=buckets)
     extra = {
         "bucket": np.where(clean_N, bucket_of(events.column("user_id"), buckets), spread_N),
-        "part": np.where(clean_N, part_N, spread_N),
         "digest_high": digest_N2[:, 0],
         "digest_low": digest_N2[:, 1],
         "file": np.full(len(row_N), file, np.int32),

@@ -7,7 +7,7 @@ time, value, decision and context, so ids are the same in every build, whatever 
 With ids, the contract's promise "unique" is made true: of rows with one id the first by (time, content digest) stays; the
 others are a `duplicate` when their content is the same, else an event id used twice.
 
-Both steps need all rows of an id in one block: `partition_of` names it, for derived and given ids alike.
+Both steps need all rows of an id in one block: rows of one id have one key (`id_keys`), derived and given ids alike.
 
 Shape letters: N rows, E context entries, 2 lanes of a 128-bit digest.
 """
@@ -49,13 +49,14 @@ def content_digest(events: pa.Table) -> NDArray[np.uint64]:
     return _mix(digest_N2, _context_lanes(events.column("context")))
 
 
-def partition_of(event_id: pa.ChunkedArray, *, digest_N2: NDArray[np.uint64], partitions: int) -> NDArray[np.int32]:
-    """The partition [N] in which a row meets every other row that has, or will derive, the same event id."""
-    low_N = digest_N2[:, 1].copy()
-    given_N = event_id.is_valid().to_numpy(zero_copy_only=False)
+def id_keys(block: pa.Table) -> NDArray[np.uint64]:
+    """uint64 [N]: equal for rows (CLEANED) that have, or will derive, the same event id; hardly ever for others."""
+    event_id = block.column("event_id")
+    key_N = block.column("digest_low").to_numpy().copy()
+    given_N = event_id.is_valid().to_numpy()
     if given_N.any():
-        low_N[given_N] = _given_key(event_id.drop_null())
-    return (low_N % np.uint64(partitions)).astype(np.int32)
+        key_N[given_N] = _given_key(event_id.drop_null())
+    return key_N
 
 
 def settle_ids(block: pa.Table) -> pa.Table:
@@ -142,7 +143,7 @@ def _hexadecimal(digest_N2: NDArray[np.uint64]) -> pa.Array:
 
 
 def _given_key(event_id: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Hash of each given id; for one of the derived form the number that its derived twin is partitioned by."""
+    """Hash of each given id; for one of the derived form the key of its derived twin."""
     key_N = stable_hash64(event_id)
     derived = pc.starts_with(event_id, DERIVED).to_numpy()
     if derived.any():

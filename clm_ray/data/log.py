@@ -1,9 +1,7 @@
 """The log of one recipe: read, cleaned, deduplicated and counted, once; the first half of `prepare`.
 
-    source ── clean rows ──┐
-                           ├─▶ by event id: ids, duplicates ─▶ by bucket ─▶ materialised
+    source ── clean rows ──┬─▶ by bucket (`settle`): ids from content, duplicates ─▶ held by Ray
     feedback ─ clean rows ─┘
-                           └─▶ where no row brings an id:      by bucket: ids from content ─▶ materialised
 
 Everything row by row runs in Ray Data tasks, one block at a time; only what the contract keeps on one machine (catalogue,
 users, rejected rows, counts) comes to the caller.
@@ -24,8 +22,9 @@ import ray.data
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import POINTER, Workspace
 from clm_ray.data.clean import CLEANED, ERASED, HIDDEN
-from clm_ray.data.duplicates import DUPLICATE, settle_ids
+from clm_ray.data.duplicates import DUPLICATE
 from clm_ray.data.manifest import read_manifest
+from clm_ray.data.settle import by_bucket, settle
 from clm_ray.data.sources import Source
 from clm_ray.data.sources.complete_journey import read_complete_journey
 from clm_ray.data.sources.feedback import read_feedback
@@ -184,24 +183,13 @@ def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
     rows = sources[0].rows
     for source in sources[1:]:
         rows = rows.union(source.rows)
-    if any(source.brings_ids for source in sources):
-        rows = rows.repartition(buckets, keys=["part"]).map_batches(
-            _settle_block, batch_format="pyarrow", batch_size=None
-        )
-        rows = rows.repartition(buckets, keys=["bucket"])
-    else:
-        rows = rows.repartition(buckets, keys=["bucket"])
-        rows = rows.map_batches(_settle_block, batch_format="pyarrow", batch_size=None)
     try:
-        return rows.materialize()
+        blocks = settle(by_bucket(rows, buckets=buckets), ids_given=any(source.brings_ids for source in sources))
+        return ray.data.from_arrow_refs(blocks)
     except Exception as error:
         if (cause := cause_of(error)) is not None:
             raise cause from None
         raise
-
-
-def _settle_block(block: pa.Table) -> pa.Table:
-    return settle_ids(block) if block.num_rows else CLEANED.empty_table()
 
 
 def _kept(block: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clm_ray.config.recipe import recipe_from
 from clm_ray.data.clean import ROW, clean_rows, rules_of
-from clm_ray.data.duplicates import CONFLICT, DUPLICATE, content_digest, partition_of, settle_ids
+from clm_ray.data.duplicates import CONFLICT, DUPLICATE, content_digest, id_keys, settle_ids
 
 RECIPE = recipe_from(
     {
@@ -101,7 +101,7 @@ def test_exact_duplicates_and_ids_used_twice():
 def test_a_given_id_that_equals_a_derived_one_is_noticed():
     (derived,) = settle_ids(cleaned(buy()))["event_id"].to_pylist()
     again = cleaned(buy(), buy(event_id=derived), buy(event_id=derived, second=-1))
-    assert len(set(again["part"].to_pylist())) == 1
+    assert len(set(id_keys(again).tolist())) == 1
     reasons = settle_ids(again)["reason"].to_pylist()
     assert sorted(map(str, reasons)) == sorted([CONFLICT, CONFLICT, "None"])
 
@@ -111,14 +111,13 @@ def test_rejected_rows_take_no_part():
     assert settled["reason"].to_pylist() == ["missing item_id", None]
 
 
-def test_all_rows_of_an_id_share_a_partition():
+def test_all_rows_of_an_id_have_one_key():
     block = cleaned(*(buy(event_id=f"e{i % 10}", user=f"u{i}", second=i) for i in range(100)))
-    by_id = {}
-    for row in block.to_pylist():
-        by_id.setdefault(row["event_id"], set()).add(row["part"])
-    assert all(len(parts) == 1 for parts in by_id.values())
-    parts = partition_of(block["event_id"], digest_N2=content_digest(block), partitions=8)
-    assert parts.tolist() == block["part"].to_pylist()
+    keys: dict[str, set[int]] = {}
+    for event_id, key in zip(block["event_id"].to_pylist(), id_keys(block).tolist(), strict=True):
+        keys.setdefault(event_id, set()).add(key)
+    assert all(len(found) == 1 for found in keys.values())
+    assert len({key for found in keys.values() for key in found}) == 10
 
 
 EVENTS = st.builds(
