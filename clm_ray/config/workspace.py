@@ -1,6 +1,7 @@
 """Folders of one workspace, and the pointers that say which dataset and which release are current.
 
 ROOT/datasets/ID/   ROOT/datasets/CURRENT      written by prepare
+ROOT/log/                                      the log as it was read, kept by prepare for the next time
 ROOT/runs/NAME/                                written by train (checkpoints, best model, history)
 ROOT/evaluations/NAME/                         written by evaluate
 ROOT/releases/ID/   ROOT/releases/CURRENT      written by publish
@@ -66,6 +67,10 @@ class Workspace:
     @property
     def feedback(self) -> Path:
         return self.root / "feedback"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
 
     @property
     def erasures(self) -> Path:

@@ -154,6 +154,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
         "decision_id": decision,
         "context": _context(raw),
     }
+    columns = _without(columns, pc.equal(reason, ERASED))
     row_N = raw.column(ROW).to_numpy()
     detail = _details(raw, reason, rules=rules)
     return _cleaned(columns, row_N=row_N, file=file, reason=reason, detail=detail, buckets=rules.buckets)
@@ -237,6 +238,15 @@ def _one_of(kind: pa.Array, names: frozenset[str]) -> pa.Array:
 
 def _in_order(time_N: NDArray[np.int64], *, rules: Rules) -> NDArray[np.bool_]:
     return (time_N >= rules.earliest_us) & (time_N <= rules.latest_us)
+
+
+def _without(columns: dict[str, pa.Array], erased: pa.Array) -> dict[str, pa.Array]:
+    """The columns with nothing left in the rows of erased users."""
+    erased_N = pc.fill_null(erased, False).to_numpy(zero_copy_only=False)
+    if not erased_N.any():
+        return columns
+    rows = pa.array(np.arange(len(erased_N)), mask=erased_N)
+    return {name: column.take(rows) for name, column in columns.items()}
 
 
 def _first_reason(checks: Iterable[tuple[str, pa.Array]], *, rows: int) -> pa.Array:

@@ -76,29 +76,27 @@ def _rewrite(path: Path, users: pa.Array, slots: pa.Array, names: re.Pattern[str
     column = next((name for name in _USER_COLUMNS if name in schema.names), None)
     if column is None and "slot" not in schema.names and "detail" not in schema.names:
         return 0
-    table = pq.read_table(path, partitioning=None)
-    if column is not None:
-        gone = pc.is_in(table.column(column).cast(pa.string()), value_set=users)
-    elif "slot" in schema.names:
-        gone = pc.is_in(table.column("slot").cast(pa.string()), value_set=slots)
-    else:
-        return _blank(path, table, names, manifest=manifest)
-    count = int(pc.sum(gone).as_py() or 0)
+    table, count = pq.read_table(path, partitioning=None), 0
+    if column is not None or "slot" in schema.names:
+        name, named = (column, users) if column is not None else ("slot", slots)
+        gone = pc.is_in(table.column(name).cast(pa.string()), value_set=named)
+        count = int(pc.sum(gone).as_py() or 0)
+        table = table.filter(pc.invert(gone))
+    if "detail" in schema.names:
+        table, blanked = _blanked(table, names)
+        count += blanked
     if count:
-        _write(path, table.filter(pc.invert(gone)), manifest=manifest)
+        _write(path, table, manifest=manifest)
     return count
 
 
-def _blank(path: Path, table: pa.Table, names: re.Pattern[str], *, manifest: Path) -> int:
-    """Rejected rows stay, to be counted and found again in their file; what they said of a user goes."""
+def _blanked(table: pa.Table, names: re.Pattern[str]) -> tuple[pa.Table, int]:
+    """Rejected rows stay, to be counted and found again in their file; what they said of a user goes. And how many said it."""
     details = table.column("detail").to_pylist()
     fresh = [_GONE if detail and names.search(detail) else detail for detail in details]
-    count = sum(a != b for a, b in zip(details, fresh, strict=True))
-    if count:
-        place = table.column_names.index("detail")
-        blanked = table.set_column(place, table.schema.field("detail"), pa.array(fresh, pa.string()))
-        _write(path, blanked, manifest=manifest)
-    return count
+    place = table.column_names.index("detail")
+    found = table.set_column(place, table.schema.field("detail"), pa.array(fresh, pa.string()))
+    return found, sum(a != b for a, b in zip(details, fresh, strict=True))
 
 
 def _write(path: Path, table: pa.Table, *, manifest: Path) -> None:

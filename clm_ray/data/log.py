@@ -10,7 +10,7 @@ users, rejected rows, counts) comes to the caller.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +21,11 @@ import ray.data
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import POINTER, Workspace
-from clm_ray.data.clean import CLEANED, ERASED, HIDDEN
+from clm_ray.data.clean import CLEANED, ERASED, HIDDEN, IN_FUTURE
 from clm_ray.data.duplicates import DUPLICATE
 from clm_ray.data.manifest import read_manifest
 from clm_ray.data.settle import by_bucket, settle
-from clm_ray.data.sources import Source
+from clm_ray.data.sources import Reading, Source
 from clm_ray.data.sources.complete_journey import read_complete_journey
 from clm_ray.data.sources.feedback import read_feedback
 from clm_ray.data.sources.files import read_files
@@ -108,8 +108,11 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     AssetError (a public data set is missing or changed), ConfigError (a mapping to what does not exist, no key for pseudonyms).
     """
     subjects = Subjects(open_pseudonyms(recipe.privacy), read_tombstones(workspace.erasures))
-    main = READERS[recipe.source.kind](recipe, now_us=now_us, subjects=subjects)
-    feedback = read_feedback(recipe, workspace=workspace, now_us=now_us, subjects=subjects, first_file=len(main.files))
+    reading = Reading(now_us, subjects, workspace.log / "events")
+    main = READERS[recipe.source.kind](recipe, reading)
+    feedback = read_feedback(
+        recipe, replace(reading, keep=workspace.log / "feedback"), workspace=workspace, first_file=len(main.files)
+    )
     sources = [main, *([feedback] if feedback else [])]
     if feedback:
         _check_key(subjects.pseudonyms, workspace)
@@ -119,6 +122,9 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     summary = _summary(settled, columns=[name for name, _ in main.unchecked])
     _check(settled, summary, recipe=recipe, workspace=workspace, files=files)
     _check_filled(summary, main)
+    for table in (source.kept for source in sources if source.kept):
+        # What lies in the future now will not always: such a log is read again.
+        table.abandon() if summary.reasons.get(IN_FUTURE) else table.commit()
     items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
     listed = None if main.users is None else _known_as(main.users, subjects, seen=summary.users)
     users = complete_users(listed, named=summary.users, consent=main.default_consent)
@@ -180,12 +186,9 @@ def _shown(rejected: pa.Table, subjects: Subjects) -> pa.Table:
 
 def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
     """Run the whole of reading: ids settled, each bucket whole in one block, held by Ray."""
-    rows = sources[0].rows
-    for source in sources[1:]:
-        rows = rows.union(source.rows)
     try:
-        blocks = settle(by_bucket(rows, buckets=buckets), ids_given=any(source.brings_ids for source in sources))
-        return ray.data.from_arrow_refs(blocks)
+        blocks = by_bucket([(source.rows, source.kept) for source in sources], buckets=buckets)
+        return ray.data.from_arrow_refs(settle(blocks, ids_given=any(source.brings_ids for source in sources)))
     except Exception as error:
         if (cause := cause_of(error)) is not None:
             raise cause from None

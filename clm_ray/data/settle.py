@@ -11,6 +11,7 @@ Shape letters: N rows, B buckets, K keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,35 @@ from numpy.typing import NDArray
 
 from clm_ray.data.clean import CLEANED
 from clm_ray.data.duplicates import id_keys, settle_ids
+from clm_ray.data.kept import KeptTable
 
 _PART_BYTES = 1 << 20
 """Blocks are split together until a bucket's part has about this size: Ray keeps small results in the driver's own memory."""
 
 
-def by_bucket(rows: ray.data.Dataset, *, buckets: int) -> list[Any]:
-    """References to one block (CLEANED) per bucket, from rows of CLEANED in any order. Runs whatever `rows` still has to do."""
+def by_bucket(tables: Sequence[tuple[ray.data.Dataset, KeptTable | None]], *, buckets: int) -> list[Any]:
+    """References to one block (CLEANED) per bucket, from tables of rows in any order and what is kept of each from an earlier time.
+
+    Runs whatever the datasets still have to do.
+    """
+    own: list[list[Any]] = [[] for _ in range(buckets)]
+    for rows, kept in tables:
+        parts = _split_all(rows, buckets=buckets)
+        if kept is not None:
+            kept.prepare()
+        for bucket, found in enumerate(own):
+            mine = [_of(part, bucket, buckets) for part in parts]
+            found.append(_join.remote(*mine) if kept is None else _join_kept.remote(kept, bucket, *mine))
+    return [parts[0] if len(parts) == 1 else _join.remote(*parts) for parts in own]
+
+
+def _split_all(rows: ray.data.Dataset, *, buckets: int) -> list[Any]:
     held = rows.materialize()
     blocks = held.to_arrow_refs()
-    mean_bytes = max(held.size_bytes() // max(len(blocks), 1), 1)
+    mean_bytes = max((held.size_bytes() or 0) // max(len(blocks), 1), 1)
     together = max(1, buckets * _PART_BYTES // mean_bytes)
     split = _split.options(num_returns=buckets)
-    parts = [split.remote(buckets, *blocks[first : first + together]) for first in range(0, len(blocks), together)]
-    return [_join.remote(*(_of(part, bucket, buckets) for part in parts)) for bucket in range(buckets)]
+    return [split.remote(buckets, *blocks[first : first + together]) for first in range(0, len(blocks), together)]
 
 
 def settle(blocks: list[Any], *, ids_given: bool) -> list[Any]:
@@ -68,6 +84,11 @@ def _split(buckets: int, *blocks: pa.Table) -> list[pa.Table] | pa.Table:
 @ray.remote
 def _join(*parts: pa.Table) -> pa.Table:
     return _whole(parts)
+
+
+@ray.remote
+def _join_kept(kept: KeptTable, bucket: int, *parts: pa.Table) -> pa.Table:
+    return kept.joined(bucket, _whole(parts))
 
 
 @ray.remote

@@ -383,3 +383,30 @@ def test_retention_features_are_selected_by_the_longest_horizon_that_has_rows() 
     assert names[1][3] in spec.retention.chosen
     result.retention_sample = {}
     assert build._select([result], recipe, {"positives": 1, "asked_about": 1}).retention.chosen == ()
+
+
+def test_a_new_day_gives_the_dataset_of_the_whole_log(ray_session: None, raw: dict[str, Any], tmp_path: Path) -> None:
+    """A log that grew by a file: what was read before is kept, and the dataset is that of a workspace that reads everything."""
+    [receipts] = raw["source"]["events"]["paths"]
+    table = pq.read_table(receipts)
+    cut = pa.scalar(START + dt.timedelta(days=70), table.schema.field("at").type)
+    early = pc.less(table.column("at"), cut)
+    folder = tmp_path / "receipts"
+    folder.mkdir()
+    grown = copy.deepcopy(raw)
+    grown["source"]["events"]["paths"] = [str(folder)]
+    recipe = recipe_from(grown)
+
+    def prepared(root: Path) -> str:
+        workspace = Workspace(root)
+        return str(
+            build_dataset(read_log(recipe, workspace=workspace, now_us=NOW_US), recipe, workspace).manifest["id"]
+        )
+
+    pq.write_table(table.filter(early), folder / "until-day-70.parquet")
+    first = prepared(tmp_path / "daily")
+    pq.write_table(table.filter(pc.invert(early)), folder / "later.parquet")
+    second = prepared(tmp_path / "daily")
+    assert second != first
+    assert second == prepared(tmp_path / "at-once")
+    assert len(list((tmp_path / "daily" / "log" / "events").iterdir())) == 2

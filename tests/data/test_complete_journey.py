@@ -14,6 +14,7 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.data import assets
 from clm_ray.data.assets import file_digests, package_folder, verify_files
 from clm_ray.data.log import read_log
+from clm_ray.data.sources import Reading
 from clm_ray.data.sources.complete_journey import read_complete_journey
 from clm_ray.errors import AssetError
 from clm_ray.schema import AVAILABILITY, ITEMS, USERS, validate
@@ -81,7 +82,7 @@ def recipe(folder: Path | None = None) -> Recipe:
 
 @pytest.mark.ray
 def test_events_items_users_and_slots(ray_session, folder):
-    source = read_complete_journey(recipe(folder), now_us=NOW_US, digests=file_digests(folder))
+    source = read_complete_journey(recipe(folder), Reading(NOW_US), digests=file_digests(folder))
     rows = pa.concat_tables(block for block in ray.get(source.rows.to_arrow_refs()) if block.num_rows)
     assert rows["reason"].null_count == 6
     shown = ("user_id", "item_id", "event_type", "timestamp", "value", "context", "file", "row")
@@ -118,13 +119,13 @@ def test_events_items_users_and_slots(ray_session, folder):
 
 def test_changed_and_missing_files_are_refused(folder):
     with pytest.raises(AssetError, match="SHA-256") as caught:
-        read_complete_journey(recipe(folder), now_us=NOW_US)
+        read_complete_journey(recipe(folder), Reading(NOW_US))
     assert caught.value.fix == "pip install 'clm-ray[demo]'"
     digests = file_digests(folder)
     assert verify_files(folder, digests=digests, fix="")["products.parquet"] == folder / "products.parquet"
     (folder / "products.parquet").unlink()
     with pytest.raises(AssetError, match=r"products\.parquet: file is missing"):
-        read_complete_journey(recipe(folder), now_us=NOW_US, digests=digests)
+        read_complete_journey(recipe(folder), Reading(NOW_US), digests=digests)
 
 
 def test_a_package_that_is_not_installed():

@@ -10,7 +10,7 @@ import ray
 
 from clm_ray.config.recipe import load_recipe
 from clm_ray.data.assets import file_digests
-from clm_ray.data.sources import movielens
+from clm_ray.data.sources import Reading, movielens
 from clm_ray.data.sources.movielens import main, movielens_folder, read_movielens, unpack_wheel
 from clm_ray.errors import AssetError
 from clm_ray.schema import ITEMS, USERS, validate
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.ray
 def test_ratings_films_and_users(ray_session, folder):
     recipe = load_recipe("movielens_100k", overrides=[f"source.path={folder}"])
-    source = read_movielens(recipe, now_us=NOW_US, digests=file_digests(folder))
+    source = read_movielens(recipe, Reading(NOW_US), digests=file_digests(folder))
     rows = pa.concat_tables(block for block in ray.get(source.rows.to_arrow_refs()) if block.num_rows)
     moment = dt.datetime(1997, 12, 4, 15, 55, 49, tzinfo=dt.UTC)
     shown = rows.select(["user_id", "item_id", "event_type", "timestamp", "value", "reason", "row"]).to_pylist()

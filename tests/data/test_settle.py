@@ -49,7 +49,7 @@ def log(rows: int, *, buckets: int, ids: int, seed: int = 0) -> pa.Table:
 def test_ids_are_settled_as_in_one_block(ray_session: None, buckets: int, blocks: int, ids: int) -> None:
     whole = log(600, buckets=buckets, ids=ids)
     cut = [whole.slice(start, -(-600 // blocks)) for start in range(0, 600, -(-600 // blocks))]
-    found = ray.get(settle(by_bucket(ray.data.from_arrow(cut), buckets=buckets), ids_given=ids > 0))
+    found = ray.get(settle(by_bucket([(ray.data.from_arrow(cut), None)], buckets=buckets), ids_given=ids > 0))
     assert len(found) == buckets
     for bucket, block in enumerate(found):
         assert set(block.column("bucket").to_pylist()) <= {bucket}
@@ -68,7 +68,7 @@ def test_small_blocks_are_split_together(ray_session: None, monkeypatch: pytest.
     whole = log(200, buckets=3, ids=0)
     cut = [whole.slice(n, 1) for n in range(200)]
     results = [
-        pa.concat_tables(ray.get(settle(by_bucket(ray.data.from_arrow(cut), buckets=3), ids_given=False)))
+        pa.concat_tables(ray.get(settle(by_bucket([(ray.data.from_arrow(cut), None)], buckets=3), ids_given=False)))
         for part_bytes in (1 << 20, 1)
         if monkeypatch.setattr("clm_ray.data.settle._PART_BYTES", part_bytes) is None
     ]

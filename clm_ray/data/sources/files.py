@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import ray.data
@@ -11,25 +11,24 @@ import ray.data
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.source import EventsTableConfig
 from clm_ray.data.clean import CLEANED, CONTEXT, Rules, broken_rows, clean_rows, rules_of
-from clm_ray.data.sources import Source
+from clm_ray.data.kept import KeptTable, open_kept
+from clm_ray.data.sources import Reading, Source
 from clm_ray.data.sources.catalogue import read_availability, read_items, read_users
 from clm_ray.data.sources.tables import Piece, TableFile, open_table, pieces_of, read_piece, resolve_columns
-from clm_ray.data.subjects import AS_THEY_ARE, Subjects
+from clm_ray.data.subjects import AS_THEY_ARE
 from clm_ray.errors import ConfigError
 
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "timestamp", "value", "decision_id")
 
 
-def read_files(recipe: Recipe, *, now_us: int, subjects: Subjects = AS_THEY_ARE) -> Source:
+def read_files(recipe: Recipe, reading: Reading) -> Source:
     """The log and tables that the recipe names.
 
     Raises DataError (no such file, damaged file), SchemaError (missing column), ConfigError (mapping to what does not exist).
     """
     config = recipe.source
     assert config.events is not None, "the recipe was checked"
-    source = read_events(
-        config.events, recipe=recipe, now_us=now_us, subjects=subjects, field="source.events", first_file=0
-    )
+    source = read_events(config.events, reading, recipe=recipe, field="source.events", first_file=0)
     parts = {
         "items": config.items and read_items(config.items),
         "users": config.users and read_users(config.users),
@@ -44,15 +43,7 @@ def read_files(recipe: Recipe, *, now_us: int, subjects: Subjects = AS_THEY_ARE)
     )
 
 
-def read_events(
-    config: EventsTableConfig,
-    *,
-    recipe: Recipe,
-    now_us: int,
-    subjects: Subjects,
-    field: str,
-    first_file: int,
-) -> Source:
+def read_events(config: EventsTableConfig, reading: Reading, *, recipe: Recipe, field: str, first_file: int) -> Source:
     """The log of one table of events; its files are counted from `first_file`."""
     files = open_table(config, field=field)
     context = {name: f"{CONTEXT}.{name}" for name in config.context_columns}
@@ -71,18 +62,42 @@ def read_events(
     )
     if config.event_type:
         columns.pop("event_type", None)
-    rules = _rules(config, recipe=recipe, now_us=now_us, field=field)
-    rules = replace(
-        rules, subjects=subjects, names={name: column for name, column in columns.items() if name != CONTEXT}
-    )
+    rules = _rules(config, recipe=recipe, now_us=reading.now_us, field=field)
+    names = {name: column for name, column in columns.items() if name != CONTEXT}
+    rules = replace(rules, subjects=reading.subjects, names=names)
+    kept = _kept(config, reading, files, columns=columns, rules=rules, first_file=first_file)
     return Source(
-        rows=_rows(files, columns=columns, rules=rules, first_file=first_file),
+        rows=_rows(files, columns=columns, rules=rules, first_file=first_file, only=kept.fresh if kept else None),
         files=tuple(file.place.name for file in files),
         brings_ids="event_id" in columns,
         unchecked=tuple((name, mapping.get(name, name)) for name in dict.fromkeys((*somewhere, *mapping)))
         if config.format == "jsonl"
         else (),
+        kept=kept,
     )
+
+
+def _kept(
+    config: EventsTableConfig,
+    reading: Reading,
+    files: Sequence[TableFile],
+    *,
+    columns: dict[str, str],
+    rules: Rules,
+    first_file: int,
+) -> KeptTable | None:
+    """What an earlier call has read of these files in the same way: the same columns, rules, formats. The clock is not part of it (a log with
+    events in the future is not kept), nor are the users who were erased (theirs are removed from what is kept)."""
+    if reading.keep is None:
+        return None
+    pseudonyms = rules.subjects.pseudonyms
+    how = asdict(replace(rules, latest_us=0, subjects=AS_THEY_ARE)) | {
+        "columns": columns,
+        "format": config.format,
+        "delimiter": config.delimiter,
+        "pseudonyms": pseudonyms.fingerprint() if pseudonyms else None,
+    }
+    return open_kept(reading.keep, reading=how, files=[file.place.identity() for file in files], first_file=first_file)
 
 
 def _needed(recipe: Recipe) -> dict[str, bool]:
@@ -104,9 +119,16 @@ def _rules(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field: str
     return replace(rules, constant_type=config.event_type, type_map=dict(config.event_type_map))
 
 
-def _rows(files: Sequence[TableFile], *, columns: dict[str, str], rules: Rules, first_file: int) -> ray.data.Dataset:
-    """A lazy dataset: one task per piece, which reads and cleans it block by block."""
-    pieces = pieces_of(files)
+def _rows(
+    files: Sequence[TableFile],
+    *,
+    columns: dict[str, str],
+    rules: Rules,
+    first_file: int,
+    only: Sequence[int] | None = None,
+) -> ray.data.Dataset:
+    """A lazy dataset: one task per piece, which reads and cleans it block by block. `only`: positions of files (None: all)."""
+    pieces = [piece for piece in pieces_of(files) if only is None or piece.file in only]
     tasks = [pa.table({"piece": pa.array([i], pa.int32())}) for i in range(len(pieces))]
     if not tasks:
         return ray.data.from_arrow(CLEANED.empty_table())

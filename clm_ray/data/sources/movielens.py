@@ -27,8 +27,7 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.assets import MOVIELENS_100K, verify_files
 from clm_ray.data.clean import CLEANED, ROW, Rules, clean_rows, rules_of
 from clm_ray.data.normalise import as_numbers, map_of
-from clm_ray.data.sources import Source
-from clm_ray.data.subjects import AS_THEY_ARE, Subjects
+from clm_ray.data.sources import Reading, Source
 from clm_ray.errors import AssetError
 from clm_ray.schema import ITEMS, USERS
 
@@ -39,13 +38,7 @@ _IN_WHEEL = "recbole/dataset_example/ml-100k/"
 _ROWS_PER_BLOCK = 50_000
 
 
-def read_movielens(
-    recipe: Recipe,
-    *,
-    now_us: int,
-    subjects: Subjects = AS_THEY_ARE,
-    digests: Mapping[str, str] = MOVIELENS_100K,
-) -> Source:
+def read_movielens(recipe: Recipe, reading: Reading, *, digests: Mapping[str, str] = MOVIELENS_100K) -> Source:
     """All ratings, films and users. Raises AssetError where a file is missing or changed."""
     files = verify_files(movielens_folder(recipe.source.path), digests=digests, fix=FIX)
     ratings = _read(files["ml-100k.inter"])
@@ -59,7 +52,7 @@ def read_movielens(
             ROW: pa.array(range(2, len(ratings) + 2), pa.int64()),
         }
     )
-    rules = rules_of(recipe, now_us=now_us, subjects=subjects, time_unit="s")
+    rules = rules_of(recipe, now_us=reading.now_us, subjects=reading.subjects, time_unit="s")
     blocks = [log.slice(start, _ROWS_PER_BLOCK) for start in range(0, len(log), _ROWS_PER_BLOCK)]
     return Source(
         rows=ray.data.from_arrow(blocks).map_batches(

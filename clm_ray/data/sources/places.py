@@ -41,6 +41,11 @@ class Place:
         found = {unquote(name): unquote(value) for name, equals, value in folders if name and equals}
         return {name: None if value == _NULL_PARTITION else value for name, value in found.items()}
 
+    def identity(self) -> str:
+        """Path, size and time of change: another text where the file is another one, or was written anew."""
+        info = self.filesystem.get_file_info(self.path)
+        return f"{self.filesystem.type_name}:{self.path}|{info.size}|{info.mtime_ns}"
+
     def open_file(self) -> pa.NativeFile:
         """For random access (Parquet)."""
         return self.filesystem.open_input_file(self.path)
