@@ -92,7 +92,7 @@ class FeaturesConfig(Section):
     prior_strength: float = Field(default=10.0, gt=0)
     """Pseudo-counts that shrink item and user means towards the global mean, events."""
     max_history: int = Field(default=5000, ge=1)
-    """Most recent events of a user that features may look at, offline and online alike."""
+    """Features look at the events of the day (UTC) and at most so many of the same user before that day, offline and online alike."""
     min_information: float = Field(default=1e-4, ge=0)
     """A feature whose mutual information with the label is below this (nats) is dropped as useless."""
     max_correlation: float = Field(default=0.999, gt=0, le=1)

@@ -128,7 +128,7 @@ class Recipe(Section):
             )
         if self.features.max_history <= self.sequences.max_context:
             raise ValueError(
-                "features.max_history must exceed sequences.max_context: the endpoint keeps no more events"
+                "features.max_history must exceed sequences.max_context: features look at no fewer events than the user tower"
             )
         if self.source.kind == "files" and self.source.events is None:
             raise ValueError("source.events is required for kind files")

@@ -49,7 +49,7 @@ def cut_windows(
     max_context: int,
     body: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of schema.SEQUENCES. Windows without targets and references are left out."""
+    """Rows of schema.SEQUENCES; targets and references lie in time order. Windows without targets and references are left out."""
     before_T = np.searchsorted(context.time_N, targets.time_T, side="left")
     before_R = np.searchsorted(context.time_N, references.time_R, side="left")
     window_T = np.maximum(before_T - 1, 0) // body
@@ -57,7 +57,7 @@ def cut_windows(
     for window in np.unique(np.concatenate([window_T, window_R])):
         start = max(0, int(window) * body - max_context)
         stop = min(len(context), (int(window) + 1) * body)
-        t, r = window_T == window, window_R == window
+        t, r = (slice(*np.searchsorted(of, [window, window + 1])) for of in (window_T, window_R))
         # Nothing after the last target or reference of the window is needed.
         stop = min(stop, int(max(before_T[t].max(initial=0), before_R[r].max(initial=0))))
         part = context.slice(start, stop)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.schema import DAY_US
+
 
 @dataclass(frozen=True)
 class History:
@@ -35,6 +37,11 @@ class History:
         """The `count` most recent events."""
         return self.slice(max(0, len(self) - count), len(self))
 
+    def within_reach(self, time: int, count: int) -> History:
+        """What features look at as of `time` (µs): the events of its day (UTC) before it, and the `count` most recent ones before that day."""
+        start = int(reach_of(self.time_N, np.array([time]), count)[0])
+        return self.slice(start, int(np.searchsorted(self.time_N, time, side="left")))
+
     def slice(self, start: int, stop: int) -> History:
         """Events start ≤ n < stop."""
         cut = slice(start, stop)
@@ -43,6 +50,13 @@ class History:
     def select(self, keep_N: NDArray[np.bool_]) -> History:
         """The events where `keep_N` is true."""
         return History(self.item_N[keep_N], self.event_N[keep_N], self.value_N[keep_N], self.time_N[keep_N])
+
+
+def reach_of(time_N: NDArray[np.int64], time_Q: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 [Q]: index of the oldest event within reach of each moment. It moves once a day, not with every event, so that questions about a long
+    history can be answered a day at a time."""
+    before_Q = np.searchsorted(time_N, time_Q // DAY_US * DAY_US, side="left")
+    return np.maximum(before_Q - count, 0)
 
 
 EMPTY = History(np.empty(0, np.int32), np.empty(0, np.int16), np.empty(0, np.float32), np.empty(0, np.int64))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import History
+from clm_ray.features.history import History, reach_of
 from clm_ray.features.neighbours import NEIGHBOUR_FEATURES, NO_NEIGHBOURS, ItemNeighbours, neighbour_features
 from clm_ray.features.pair import PAIR_FEATURES, pair_features
 from clm_ray.features.statistics import ItemStatistics
@@ -130,10 +130,8 @@ class FeatureSource:
             dense[at] = self._click(part, item_Q[at], time_Q[at])
         return dense
 
-    def _reach(
-        self, history: History, time_Q: NDArray[np.int64]
-    ) -> Iterator[tuple[History, slice | NDArray[np.bool_]]]:
-        """(the part of the history that features may look at, the queries it is for): `max_history` events before each.
+    def _reach(self, history: History, time_Q: NDArray[np.int64]) -> Iterator[tuple[History, slice | NDArray[np.intp]]]:
+        """(the part of the history that features may look at, the queries it is for); see `History.within_reach`.
 
         Events without a role are not looked at: the endpoint does not know of its slates until they come back with the log.
         """
@@ -142,11 +140,11 @@ class FeatureSource:
         if len(history) <= reach:
             yield history, slice(None)
             return
-        before_Q = np.searchsorted(history.time_N, time_Q, side="left")
-        if (before_Q <= reach).any():
-            yield history.slice(0, reach), before_Q <= reach
-        for before in np.unique(before_Q[before_Q > reach]).tolist():
-            yield history.slice(before - reach, before), before_Q == before
+        start_Q = reach_of(history.time_N, time_Q, reach)
+        order = np.argsort(start_Q, kind="stable")
+        for at in np.split(order, np.flatnonzero(np.diff(start_Q[order])) + 1) if len(order) else ():
+            stop = np.searchsorted(history.time_N, time_Q[at].max(), side="left")
+            yield history.slice(int(start_Q[at[0]]), int(stop)), at
 
     def _user(
         self, history: History, time_Q: NDArray[np.int64], residual_N: NDArray[np.float32]

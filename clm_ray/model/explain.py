@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clm_ray.errors import ConfigError, RequestError
-from clm_ray.features.history import History
+from clm_ray.features.history import History, reach_of
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.model.items import ItemTable
@@ -212,7 +212,9 @@ def _check_item(scorer: Scorer, item: int) -> None:
 def _context_places(scorer: Scorer, request: UserRequest) -> list[int]:
     """Positions in the request's history of the events that the user tower sees."""
     past = request.history.before(request.time)
-    seen: NDArray[np.intp] = np.flatnonzero(scorer.vocabulary.counts(past))[-scorer.recipe.features.max_history :]
+    counted: NDArray[np.intp] = np.flatnonzero(scorer.vocabulary.counts(past))
+    start = reach_of(past.time_N[counted], np.array([request.time]), scorer.recipe.features.max_history)[0]
+    seen = counted[start:]
     context = seen[scorer.vocabulary.is_context(past.select(_at(len(past), seen)))]
     return [int(place) for place in context[-scorer.recipe.sequences.max_context :]]
 

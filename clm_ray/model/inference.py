@@ -1,7 +1,7 @@
 """The one scoring path: evaluation and serving both go through `Scorer`.
 
 A user at a moment becomes a `UserState` (profile vector and context tokens); click probabilities, survival and retrieval are computed
-from states. Everything is as of `time`: only events strictly before it are used, the last `max_history` of them for
+from states. Everything is as of `time`: only events strictly before it are used, those within reach (`History.within_reach`) for
 features and the last `max_context` context events for the user tower.
 
 Shape letters: B users, T tokens (start token first), C candidates of one user, D width, J hazard bins, I item rows.
@@ -123,7 +123,9 @@ class Scorer:
             return []
         reach = self.recipe.sequences.max_context
         past = [r.history.before(r.time) for r in requests]
-        histories = [h.select(self.vocabulary.counts(h)).tail(self.recipe.features.max_history) for h in past]
+        known = [h.select(self.vocabulary.counts(h)) for h in past]
+        most = self.recipe.features.max_history
+        histories = [h.within_reach(r.time, most) for h, r in zip(known, requests, strict=True)]
         contexts, values = zip(*(self._context(h, reach) for h in histories), strict=True)
         users = user_inputs(
             items=[c.item_N.astype(np.int64) for c in contexts],

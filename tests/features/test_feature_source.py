@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_logs import ITEMS, Row, history_of, moments, recipe, rows, source_of
+from made_logs import ITEMS, Row, history_of, moments, ordered, recipe, rows, source_of
+
+from clm_ray.schema import DAY_US
 
 REACH = 7
 CAPPED = recipe(features={"windows_days": [3, 14], "max_history": REACH})
@@ -20,8 +22,10 @@ def test_a_question_asked_in_bulk_or_alone_has_the_same_features(log: list[Row],
     click = source.click(history, item_Q, np.array(times))
     retention = source.retention(history, np.array(times))
     for q, time in enumerate(times):
-        # What serving has: the newest events before the moment, and no more of them than the recipe says.
-        kept, moment = history.before(time).tail(REACH), np.array([time])
+        # What serving looks at: the events of the day, and before that day no more of them than the recipe says.
+        earlier = [row for row in log if row.time < time // DAY_US * DAY_US]
+        today = [row for row in log if time // DAY_US * DAY_US <= row.time < time]
+        kept, moment = history_of([*ordered(earlier)[-REACH:], *today]), np.array([time])
         np.testing.assert_allclose(click[q], source.click(kept, item_Q[q : q + 1], moment)[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(retention[q], source.retention(kept, moment)[0], rtol=1e-5, atol=1e-6)
 
