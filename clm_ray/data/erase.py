@@ -1,6 +1,6 @@
 """Removing users from the files of a workspace: datasets, feedback, evaluations, and the user tables of models and releases.
 
-A file is rewritten beside itself and then takes its own name, so a reader sees either the old one or the new one. A run that was cut off is
+A file is written anew elsewhere and then takes its old name, so a reader sees either the old one or the new one. A run that was cut off is
 completed by running it again. Sums over many users (item statistics, neighbours, weights) stay: they name nobody, and the
 certificate lists the models that have learned from the users.
 """
@@ -8,9 +8,10 @@ certificate lists the models that have learned from the users.
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from clm_ray.schema import slate_slot
 _BY_BUCKET = ("events", "sequences", "impressions", "references", "interactions")
 """Folders of a dataset whose parts hold whole users."""
 _USER_COLUMNS = ("user_id", "user")
+_SCRATCH = ".erasing"
 _GONE = "erased"
 """What stands for the detail of a rejected row that named a user."""
 
@@ -44,10 +46,15 @@ def erase_files(
     value_set = pa.array(sorted(set(users)), pa.string())
     slots = _slots(workspace, value_set, decisions)
     names = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in sorted({*users, *written})))
+    scratch = workspace.root / _SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
     for path in _files(workspace, users):
-        removed = _rewrite(path, value_set, slots, names, manifest=_top(workspace, path) / MANIFEST)
+        place = _Place(path, scratch / "rewritten", _top(workspace, path) / MANIFEST)
+        removed = _rewrite(place, value_set, slots, names)
         if removed:
             rows[str(path.relative_to(workspace.root))] = removed
+    shutil.rmtree(scratch)
     return rows
 
 
@@ -70,8 +77,19 @@ def _files(workspace: Workspace, users: Sequence[str]) -> Iterator[Path]:
         yield path
 
 
-def _rewrite(path: Path, users: pa.Array, slots: pa.Array, names: re.Pattern[str], *, manifest: Path) -> int:
+@dataclass(frozen=True)
+class _Place:
+    """A file, where its new content is written first (not beside it: a release allows no file that it does not list), and the manifest
+    that may list it."""
+
+    path: Path
+    fresh: Path
+    manifest: Path
+
+
+def _rewrite(place: _Place, users: pa.Array, slots: pa.Array, names: re.Pattern[str]) -> int:
     """Rows removed (details of rejected rows blanked) in one file; 0 leaves it as it is."""
+    path = place.path
     schema = pq.read_schema(path)
     column = next((name for name in _USER_COLUMNS if name in schema.names), None)
     if column is None and "slot" not in schema.names and "detail" not in schema.names:
@@ -86,7 +104,7 @@ def _rewrite(path: Path, users: pa.Array, slots: pa.Array, names: re.Pattern[str
         table, blanked = _blanked(table, names)
         count += blanked
     if count:
-        _write(path, table, manifest=manifest)
+        _write(place, table)
     return count
 
 
@@ -99,21 +117,21 @@ def _blanked(table: pa.Table, names: re.Pattern[str]) -> tuple[pa.Table, int]:
     return found, sum(a != b for a, b in zip(details, fresh, strict=True))
 
 
-def _write(path: Path, table: pa.Table, *, manifest: Path) -> None:
+def _write(place: _Place, table: pa.Table) -> None:
     """Replace a file. The manifest of its dataset or release gets the new digest before, beside the old one: both are right until it is done."""
-    layout = pq.ParquetFile(path).metadata
+    layout = pq.ParquetFile(place.path).metadata
     group = max(layout.row_group(0).num_rows, 1) if layout.num_row_groups else None
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, fresh, compression="zstd", row_group_size=group)
-    if manifest.is_file():
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        digests = content.setdefault(ERASED, {}).setdefault(str(path.relative_to(manifest.parent)), [])
-        if (digest := file_digest(fresh)) not in digests:
+    pq.write_table(table, place.fresh, compression="zstd", row_group_size=group)
+    if place.manifest.is_file():
+        content = json.loads(place.manifest.read_text(encoding="utf-8"))
+        name = str(place.path.relative_to(place.manifest.parent))
+        digests = content.setdefault(ERASED, {}).setdefault(name, [])
+        if (digest := file_digest(place.fresh)) not in digests:
             digests.append(digest)
-        replaced = manifest.with_name(f".{manifest.name}.{os.getpid()}")
-        replaced.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        replaced.replace(manifest)
-    fresh.replace(path)
+        noted = place.fresh.with_name(MANIFEST)
+        noted.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        noted.replace(place.manifest)
+    place.fresh.replace(place.path)
 
 
 def _top(workspace: Workspace, path: Path) -> Path:
