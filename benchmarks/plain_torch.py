@@ -17,6 +17,21 @@ from clm_ray.train.windows import training_windows
 CPU = torch.device("cpu")
 
 
+def batches_per_second(recipe: Recipe, dataset: Path, *, threads: int) -> float:
+    """Windows per second of batches that are made and thrown away."""
+    torch.set_num_threads(threads)
+    prepared = open_dataset(dataset, recipe)
+    assembled = assemble(prepared)
+    lower, _ = frozen_texts(prepared, assembled, rank=0, world=1, device=CPU, say=lambda _: None)
+    maker = batch_maker(prepared, lower)
+    train, _ = training_windows(dataset, user_share=recipe.train.user_share)
+    schedule = Schedule.plan(recipe.train, len(train))
+    began = time.perf_counter()
+    for step, windows in train.batches(schedule.windows_per_step, seed=recipe.train.seed, epoch=0, shuffle=True):
+        maker.make(windows, rank=0, world=1, step=step, epoch=0, train=True)
+    return len(train) / (time.perf_counter() - began)
+
+
 def windows_per_second(recipe: Recipe, dataset: Path, *, threads: int) -> float:
     """Speed of the first epoch's steps."""
     torch.set_num_threads(threads)

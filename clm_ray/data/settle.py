@@ -78,7 +78,7 @@ def _of(parts: Any, which: int, count: int) -> Any:
 
 @ray.remote
 def _split(buckets: int, *blocks: pa.Table) -> list[pa.Table] | pa.Table:
-    return _by_number(_whole(blocks), "bucket", buckets)
+    return by_number(_whole(blocks), "bucket", buckets)
 
 
 @ray.remote
@@ -124,11 +124,11 @@ def _apart(parts: int, contested: NDArray[np.uint64], block: pa.Table) -> list[p
 
 @ray.remote
 def _settled_split(buckets: int, *parts: pa.Table) -> list[pa.Table] | pa.Table:
-    return _by_number(settle_ids(_whole(parts)), "bucket", buckets)
+    return by_number(settle_ids(_whole(parts)), "bucket", buckets)
 
 
-def _by_number(block: pa.Table, column: str, count: int) -> list[pa.Table] | pa.Table:
-    """The rows with each of the numbers 0 to `count` - 1, as tables of their own."""
+def by_number(block: pa.Table, column: str, count: int) -> list[pa.Table] | pa.Table:
+    """The rows with each of the numbers 0 to `count` - 1 in an integer column, as tables of their own (the one table, where `count` is 1)."""
     number_N = block.column(column).to_numpy()
     order = np.argsort(number_N, kind="stable")
     ends = np.searchsorted(number_N[order], np.arange(count + 1))
