@@ -39,7 +39,7 @@ from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
-from clm_ray.data.neighbours import build_neighbours, neighbours_of
+from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opinions
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
@@ -94,7 +94,8 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     )
     source = FeatureSource(recipe, vocabulary, catalogue, first_pass.statistics)
     say("item neighbours")
-    neighbours = build_neighbours(events, source, recipe.neighbours, log_end=first_pass.log_end)
+    opinions = sliced_opinions(events, source, recipe.neighbours, log_end=first_pass.log_end)
+    neighbours = build_neighbours(opinions, recipe.neighbours)
     source = replace(source, neighbours=neighbours_of(neighbours))
     occasions = OccasionSource(
         recipe.impressions,
