@@ -45,6 +45,7 @@ from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
+from clm_ray.data.user_neighbours import write_user_neighbours
 from clm_ray.errors import DataError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
@@ -96,6 +97,11 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     say("item neighbours")
     opinions = sliced_opinions(events, source, recipe.neighbours, log_end=first_pass.log_end)
     neighbours = build_neighbours(opinions, recipe.neighbours)
+    if recipe.neighbours.users:
+        say("user neighbours")
+        parts = [building / "user_neighbours" / part(bucket) for bucket in range(recipe.sequences.buckets)]
+        parts[0].parent.mkdir()
+        write_user_neighbours(parts, events, opinions, recipe.neighbours)
     source = replace(source, neighbours=neighbours_of(neighbours))
     occasions = OccasionSource(
         recipe.impressions,
