@@ -14,9 +14,9 @@ class AlsConfig(Section):
 
     factors: int = Field(default=64, ge=1)
     """Width of the factors of users and items."""
-    regularisation: float = Field(default=0.1, ge=0)
+    regularisation: float = Field(default=10.0, ge=0)
     """Weight of the squared factors."""
-    alpha: float = Field(default=10.0, gt=0)
+    alpha: float = Field(default=1.0, gt=0)
     """A pair of user and item that met n times has confidence 1 + alpha n, any other 1."""
     iterations: int = Field(default=15, ge=1)
     """Rounds over all users and all items."""
