@@ -178,6 +178,17 @@ NEIGHBOURS = pa.schema(
 """Item neighbours per slice of time. `relation`: position in features.neighbours.RELATIONS; `end`: when the slice closed, UTC
 microseconds: it holds events strictly before. At time t the last slice with end ≤ t is used."""
 
+USER_NEIGHBOURS = pa.schema(
+    [
+        pa.field("relation", pa.int8(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("neighbour_id", pa.string(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+    ]
+)
+"""User neighbours per slice of time, where `neighbours.users` asks for them; `relation` and `end` as in NEIGHBOURS."""
+
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
 

@@ -115,7 +115,7 @@ class SequencesConfig(Section):
 
 
 class NeighboursConfig(Section):
-    """Item-to-item collaborative filtering: which items are neighbours, from who chose and who liked both."""
+    """Collaborative filtering: which items are neighbours, from who chose and who liked both; which users, from what both did."""
 
     slices: int = Field(default=8, ge=0)
     """Times at which the neighbours are computed anew, at equal shares of the labelled events; 0: no neighbours."""
@@ -125,3 +125,12 @@ class NeighboursConfig(Section):
     """An item with fewer users, or a pair with fewer in common, has no neighbours."""
     shrinkage: float = Field(default=20.0, ge=0)
     """Similarity is multiplied by n / (n + shrinkage) for n users in common."""
+    users: int = Field(default=0, ge=0)
+    """Neighbours kept per user and relation, for the baseline user-kNN of `evaluate`; 0: none. `min_users` and `shrinkage` then count items in
+    common."""
+
+    @model_validator(mode="after")
+    def _slices(self) -> NeighboursConfig:
+        if self.users and not self.slices:
+            raise ValueError("users needs slices: at least 1")
+        return self

@@ -39,12 +39,13 @@ from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
-from clm_ray.data.neighbours import build_neighbours, neighbours_of
+from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opinions
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
+from clm_ray.data.user_neighbours import write_user_neighbours
 from clm_ray.errors import DataError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
@@ -95,7 +96,13 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     )
     source = FeatureSource(recipe, vocabulary, catalogue, first_pass.statistics)
     say("item neighbours")
-    neighbours = build_neighbours(events, source, recipe.neighbours, log_end=first_pass.log_end)
+    opinions = sliced_opinions(events, source, recipe.neighbours, log_end=first_pass.log_end)
+    neighbours = build_neighbours(opinions, recipe.neighbours)
+    if recipe.neighbours.users:
+        say("user neighbours")
+        parts = [building / "user_neighbours" / part(bucket) for bucket in range(recipe.sequences.buckets)]
+        parts[0].parent.mkdir()
+        write_user_neighbours(parts, events, opinions, recipe.neighbours)
     source = replace(source, neighbours=neighbours_of(neighbours))
     occasions = OccasionSource(
         recipe.impressions,

@@ -28,7 +28,7 @@ from clm_ray.schema import slate_slot
 
 _BY_BUCKET = ("events", "sequences", "impressions", "references", "interactions")
 """Folders of a dataset whose parts hold whole users."""
-_USER_COLUMNS = ("user_id", "user")
+_USER_COLUMNS = ("user_id", "user", "neighbour_id")
 _SCRATCH = ".erasing"
 _GONE = "erased"
 """What stands for the detail of a rejected row that named a user."""
@@ -91,14 +91,15 @@ def _rewrite(place: _Place, users: pa.Array, slots: pa.Array, names: re.Pattern[
     """Rows removed (details of rejected rows blanked) in one file; 0 leaves it as it is."""
     path = place.path
     schema = pq.read_schema(path)
-    column = next((name for name in _USER_COLUMNS if name in schema.names), None)
-    if column is None and "slot" not in schema.names and "detail" not in schema.names:
+    named = {name: users for name in _USER_COLUMNS if name in schema.names} or (
+        {"slot": slots} if "slot" in schema.names else {}
+    )
+    if not named and "detail" not in schema.names:
         return 0
     table, count = pq.read_table(path, partitioning=None), 0
-    if column is not None or "slot" in schema.names:
-        name, named = (column, users) if column is not None else ("slot", slots)
-        gone = pc.is_in(table.column(name).cast(pa.string()), value_set=named)
-        count = int(pc.sum(gone).as_py() or 0)
+    for name, values in named.items():
+        gone = pc.is_in(table.column(name).cast(pa.string()), value_set=values)
+        count += int(pc.sum(gone).as_py() or 0)
         table = table.filter(pc.invert(gone))
     if "detail" in schema.names:
         table, blanked = _blanked(table, names)

@@ -1,14 +1,15 @@
-"""Item-to-item neighbours per slice of time, built with Ray: one task per slice, relation and block of items.
+"""Item-to-item neighbours per slice of time, built with Ray: one task per slice and relation.
 
     log, whole users per block ─▶ opinions (user, item, time, surprise, choice) ─▶ cosine per slice ─▶ the top of each item
 
 A slice holds every event before its end; ends lie at midnight, at equal shares of the labelled events, the last one after the log's end.
 
-Shape letters: E opinions, U users, I items of a slice, B items of a block, S slices.
+Shape letters: E pairs, N events of one user, U users, I items of a slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,22 +23,29 @@ from scipy import sparse
 from clm_ray.config.data import NeighboursConfig
 from clm_ray.data.bucket import users_of
 from clm_ray.data.buckets import hash_of
+from clm_ray.data.cosine import nearest_rows
 from clm_ray.features.neighbours import RELATIONS, ItemNeighbours, choices, tastes
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.schema import DAY_US, NEIGHBOURS
 
-_BLOCK_CELLS = 1 << 24
-"""Cells of one dense block of similarities: bounds memory (128 MiB a block)."""
+
+@dataclass(frozen=True)
+class SlicedOpinions:
+    """What the whole log says, as `opinions_of` gives it: blocks in Ray's object store, in any order. `ends`: when the slices end, UTC
+    microseconds; none where neighbours are switched off. `relations`: those that the log can tell, positions in RELATIONS."""
+
+    blocks: list[Any]
+    ends: list[int]
+    relations: list[int]
 
 
-def build_neighbours(
+def sliced_opinions(
     events: ray.data.Dataset, source: FeatureSource, config: NeighboursConfig, *, log_end: int
-) -> pa.Table:
-    """schema.NEIGHBOURS, sorted by relation, end, item, neighbour. `events`: schema.EVENTS plus `item`, whole users in a block; `log_end`:
-    the log's last event."""
+) -> SlicedOpinions:
+    """`events`: schema.EVENTS plus `item`, whole users in a block; `log_end`: the log's last event."""
     if not config.slices:
-        return NEIGHBOURS.empty_table()
+        return SlicedOpinions([], [], [])
     shared = ray.put(source)
 
     def opinions(block: pa.Table) -> pa.Table:
@@ -46,7 +54,16 @@ def build_neighbours(
     blocks = events.map_batches(opinions, batch_format="pyarrow", batch_size=None).to_arrow_refs()
     ends = slice_ends(source.statistics, slices=config.slices, log_end=log_end)
     relations = [r for r, name in enumerate(RELATIONS) if name != "surprise" or _has_dislikes(source)]
-    tasks = [_slice.remote(relation, end, config, *blocks) for relation in relations for end in ends]
+    return SlicedOpinions(blocks, ends, relations)
+
+
+def build_neighbours(opinions: SlicedOpinions, config: NeighboursConfig) -> pa.Table:
+    """schema.NEIGHBOURS, sorted by relation, end, item, neighbour."""
+    tasks = [
+        _slice.remote(relation, end, config, *opinions.blocks)
+        for relation in opinions.relations
+        for end in opinions.ends
+    ]
     parts = ray.get(tasks)
     return pa.concat_tables(parts) if parts else NEIGHBOURS.empty_table()
 
@@ -93,20 +110,26 @@ def opinions_of(block: pa.Table, source: FeatureSource) -> pa.Table:
 
 @ray.remote
 def _slice(relation: int, end: int, config: NeighboursConfig, *blocks: pa.Table) -> pa.Table:
-    opinions = pa.concat_tables([block.filter(pc.less(block.column("time"), end)) for block in blocks])
-    return similar_items(opinions, relation=relation, end=end, config=config)
+    return similar_items(opinions_before(end, blocks), relation=relation, end=end, config=config)
+
+
+def opinions_before(end: int, blocks: Sequence[pa.Table]) -> pa.Table:
+    """The opinions of a slice: those strictly before its end."""
+    return pa.concat_tables([block.filter(pc.less(block.column("time"), end)) for block in blocks])
 
 
 @dataclass(frozen=True)
-class _Matrix:
-    """Opinions of users (rows) about items (columns); `item_I`: item row of each column."""
+class OpinionMatrix:
+    """Opinions of users (rows) about items (columns); a stored cell is an opinion, be it 0. `user_U`: stable hash of each row's user;
+    `item_I`: item row of each column. Both rise."""
 
     value_UI: sparse.csr_matrix
-    rated_UI: sparse.csr_matrix
+    user_U: NDArray[np.uint64]
     item_I: NDArray[np.int32]
 
 
-def _matrix(opinions: pa.Table, *, relation: int, config: NeighboursConfig) -> _Matrix:
+def opinion_matrix(opinions: pa.Table, *, relation: int, config: NeighboursConfig) -> OpinionMatrix:
+    """One cell for each user and item, of the items with users enough."""
     name = RELATIONS[relation]
     pairs = opinions.group_by(["user", "item"]).aggregate([(name, "sum"), (name, "count")])
     total = pairs.column(f"{name}_sum").to_numpy().astype(np.float64)
@@ -115,58 +138,25 @@ def _matrix(opinions: pa.Table, *, relation: int, config: NeighboursConfig) -> _
     item = pairs.column("item").to_numpy()
     raters = np.bincount(item)
     enough = raters[item] >= config.min_users
-    user = np.unique(pairs.column("user").to_numpy()[enough], return_inverse=True)[1]
+    users, row = np.unique(pairs.column("user").to_numpy()[enough], return_inverse=True)
     items, column = np.unique(item[enough], return_inverse=True)
-    shape = (int(user.max(initial=-1)) + 1, len(items))
     # In the order of rows and columns: sums of floats must not depend on the order of the blocks.
-    cells = sparse.csr_matrix((value[enough], (user, column)), shape=shape)
+    cells = sparse.csr_matrix((value[enough], (row, column)), shape=(len(users), len(items)))
     cells.sort_indices()
-    rated = sparse.csr_matrix((np.ones(len(cells.data)), cells.indices, cells.indptr), shape=shape)
-    return _Matrix(cells, rated, items.astype(np.int32))
+    return OpinionMatrix(cells, users, items.astype(np.int32))
 
 
 def similar_items(opinions: pa.Table, *, relation: int, end: int, config: NeighboursConfig) -> pa.Table:
-    """The `top` neighbours of each item by |similarity|: cosine over all users, times n / (n + shrinkage) for n users who know both.
-
-    Norms are over all users of an item, not over the common ones alone: a similarity that rests on few of many users is small.
-    """
-    matrix = _matrix(opinions, relation=relation, config=config)
-    items = len(matrix.item_I)
-    norm = np.sqrt(np.asarray(matrix.value_UI.power(2).sum(axis=0)).ravel())
-    scale = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-    value_UI = (matrix.value_UI @ sparse.diags(scale)).tocsc() if items else matrix.value_UI
-    rated_UI = matrix.rated_UI.tocsc()
-    size = max(1, _BLOCK_CELLS // max(items, 1))
-    parts = []
-    for first in range(0, items, size):
-        block = slice(first, min(first + size, items))
-        common_BI = (rated_UI[:, block].T @ rated_UI).toarray()
-        similarity_BI = (value_UI[:, block].T @ value_UI).toarray()
-        similarity_BI *= common_BI / (common_BI + config.shrinkage)
-        similarity_BI[common_BI < config.min_users] = 0.0
-        similarity_BI[np.arange(block.stop - block.start), np.arange(block.start, block.stop)] = 0.0
-        parts.append(_top(similarity_BI, first=first, top=config.top))
-    rows = [np.concatenate(part) for part in zip(*parts, strict=True)] if parts else [np.empty(0, np.int64)] * 3
-    item, neighbour = (matrix.item_I[which.astype(np.int64)] for which in rows[:2])
+    """The `top` neighbours of each item by |similarity|: cosine over all users, shrunk by the users who know both (data/cosine.py)."""
+    matrix = opinion_matrix(opinions, relation=relation, config=config)
+    pairs = nearest_rows(
+        matrix.value_UI.T.tocsr(), top=config.top, min_common=config.min_users, shrinkage=config.shrinkage
+    )
     columns = [
-        pa.array(np.full(len(item), relation, np.int8)),
-        pa.array(np.full(len(item), end, np.int64)),
-        pa.array(item),
-        pa.array(neighbour),
-        pa.array(rows[2].astype(np.float32)),
+        pa.array(np.full(len(pairs.row_E), relation, np.int8)),
+        pa.array(np.full(len(pairs.row_E), end, np.int64)),
+        pa.array(matrix.item_I[pairs.row_E]),
+        pa.array(matrix.item_I[pairs.other_E]),
+        pa.array(pairs.similarity_E.astype(np.float32)),
     ]
     return pa.Table.from_arrays(columns, schema=NEIGHBOURS)
-
-
-def _top(
-    similarity_BI: NDArray[np.float64], *, first: int, top: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """(item, neighbour, similarity) of the strongest of each row; of equal ones the first columns."""
-    # Rounded: products of another number of users in another order differ in the last bits, and must not decide.
-    strength = np.round(np.abs(similarity_BI), 7)
-    top = min(top, strength.shape[1])
-    best = np.sort(np.argsort(-strength, axis=1, kind="stable")[:, :top], axis=1)
-    row = np.repeat(np.arange(len(best)), top)
-    column = best.ravel()
-    keep = strength[row, column] > 0
-    return row[keep] + first, column[keep].astype(np.int64), similarity_BI[row, column][keep]

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from clm_ray.evaluate.baselines import TITLES
-from clm_ray.evaluate.figures import MODEL
+from clm_ray.evaluate.figures import MODEL, RankingFigures
 from clm_ray.metrics import calibration, click, survival
 
 COLOURS = {
@@ -22,6 +22,9 @@ COLOURS = {
     "repurchase": "#d98a1f",
     "means": "#d98a1f",
     "text_logistic": "#4f8f5b",
+    "als": "#7d5ba6",
+    "item_knn": "#3aa6b9",
+    "user_knn": "#8c6d46",
     "recency": "#c0504d",
     "rfm": "#4f8f5b",
 }
@@ -64,6 +67,17 @@ def roc(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _finish(figure, axes, path, x="false positive rate", y="true positive rate")
+
+
+def retrieval(path: Path, *, lists: Mapping[str, RankingFigures]) -> None:
+    """Share of the taken items among the first k of the whole catalogue's list, at every cut-off k, by method."""
+    occasions = max(one.occasions for one in lists.values())
+    figure, axes = _figure("Retrieval", f"{occasions:,} occasions, the whole catalogue ranked")
+    for name, one in lists.items():
+        _line(axes, name, np.array(list(one.recall)), np.array(list(one.recall.values())), marker="o")
+    axes.set_xticks(sorted({k for one in lists.values() for k in one.recall}))
+    axes.set_ylim(bottom=0)
+    _finish(figure, axes, path, x="first k of the list", y="recall@k")
 
 
 def learning_curve(path: Path, *, epochs: Sequence[Mapping[str, Any]]) -> None:

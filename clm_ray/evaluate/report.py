@@ -58,7 +58,8 @@ def markdown(found: Evaluation) -> str:
         parts += ["## Slices", _slice_table(found.clicks)]
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
-    pictures = ["reliability.png", "roc.png", "learning_curve.png"] + (["retention.png"] if found.retention else [])
+    pictures = ["reliability.png", "roc.png", *(["retrieval.png"] if found.catalogue else []), "learning_curve.png"]
+    pictures += ["retention.png"] if found.retention else []
     parts += ["## Pictures", "\n".join(f"![{name.removesuffix('.png')}]({name})" for name in pictures)]
     return "\n\n".join(parts) + "\n"
 

@@ -1,9 +1,9 @@
 """`evaluate`: score the untouched test split of a dataset with a trained run, compare with baselines, write the report.
 
 evaluations/NAME/
-  metrics.json  report.md  reliability.png  roc.png  learning_curve.png  retention.png
+  metrics.json  report.md  reliability.png  roc.png  retrieval.png  learning_curve.png  retention.png
   predictions.parquet            every shown candidate: split, user, item, timestamp, label, weight, probability, baselines, slices
-  catalogue_predictions.parquet  whole-catalogue lists by method, and where the taken items stand
+  catalogue_predictions.parquet  whole-catalogue lists by method, and where the taken items stand; probability (of ALS and the kNNs: a score)
   retention_predictions.parquet  every reference at every horizon: user, timestamp, horizon_days, outcome, censored, probability
 """
 
@@ -38,6 +38,8 @@ from clm_ray.evaluate.figures import (
 )
 from clm_ray.evaluate.outputs import RATINGS, SPENDS, number_report
 from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
+from clm_ray.evaluate.retrieval import FOLDER as RETRIEVAL
+from clm_ray.evaluate.retrieval import fit_retrieval
 from clm_ray.evaluate.sampling import draw_sample, frozen_texts
 from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
 from clm_ray.evaluate.text_baseline import VECTORS
@@ -85,6 +87,8 @@ def evaluate(
     say("computing the figures")
     found = _figures(tables, dataset=dataset, model=model, run=run, recipe=recipe, notes=notes)
     _draw(folder, tables, dataset=dataset, model=model, bins=recipe.evaluate.calibration_bins)
+    if found.catalogue:
+        plots.retrieval(folder / "retrieval.png", lists=found.catalogue)
     (folder / "metrics.json").write_text(json.dumps(plain(found), indent=1), encoding="utf-8")
     (folder / "report.md").write_text(markdown(found), encoding="utf-8")
     say(main_table(found))
@@ -134,6 +138,7 @@ def _baselines(
     ]
     if texts is None:
         notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")
+    notes += fit_retrieval(dataset, parts / RETRIEVAL, config=recipe.evaluate, say=say)
     return fitted, tuple(notes)
 
 

@@ -27,6 +27,8 @@ from clm_ray.evaluate import slices
 from clm_ray.evaluate.baselines import Baselines, ClickBaselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions
 from clm_ray.evaluate.outputs import rating_columns, spend_columns
+from clm_ray.evaluate.retrieval import FOLDER as RETRIEVAL
+from clm_ray.evaluate.retrieval import RetrievalBaselines
 from clm_ray.evaluate.sampling import each_bucket, frozen_texts, pair_features
 from clm_ray.metrics.ranking import tie_break
 from clm_ray.model.inference import Scorer, UserRequest, UserState, own_items
@@ -76,6 +78,9 @@ class BucketScorer:
         self.scorer = plan.open_scorer(plan.model)
         self.baselines = ClickBaselines(
             plan.baselines, pair_features(self.dataset), frozen_texts(self.dataset, plan.model)
+        )
+        self.retrieval = RetrievalBaselines.open(
+            plan.parts / RETRIEVAL, self.dataset, self.baselines.features, config=plan.config
         )
         self.item_events_I = self.dataset.training_events_I
 
@@ -132,13 +137,9 @@ class BucketScorer:
             return pa.table({})
         lists: dict[str, list[tuple[NDArray[np.int32], NDArray[np.float32]]]] = {"model": self._retrieve(requests)}
         open_items = [self._may_be_listed(r) for r in requests]
-        for name in self.baselines.names:
+        for name in (*self.baselines.names, *self.retrieval.names):
             lists[name] = [
-                top(
-                    item_I,
-                    self.baselines.probability(name, r.history, _whole(r.time, item_I)),
-                    count=self.plan.config.retrieve,
-                )
+                top(item_I, self._by(name, r, item_I), count=self.plan.config.retrieve)
                 for r, item_I in zip(requests, open_items, strict=True)
             ]
         tables = []
@@ -151,6 +152,13 @@ class BucketScorer:
             columns |= {key: np.concatenate([one[key] for one in rows]) for key in rows[0]}
             tables.append(pa.table(columns))
         return pa.concat_tables(tables)
+
+    def _by(self, name: str, request: UserRequest, item_I: NDArray[np.int32]) -> NDArray[np.float32]:
+        """What a baseline says about items at one moment: a probability, or the score of a retrieval baseline."""
+        asked = _whole(request.time, item_I)
+        if name in self.retrieval.names:
+            return self.retrieval.scores(name, request.user_id, request.history, asked)
+        return self.baselines.probability(name, request.history, asked)
 
     def _may_be_listed(self, request: UserRequest) -> NDArray[np.int32]:
         """The catalogue for the user, by the rule that retrieval follows too."""

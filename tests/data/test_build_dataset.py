@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from clm_ray.data.columns import ragged
 from clm_ray.data.log import Log, read_log
 from clm_ray.data.manifest import MANIFEST, read_manifest
 from clm_ray.data.neighbours import neighbours_of
+from clm_ray.data.user_neighbours import ends_of
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.spec import FeatureSource, click_feature_names, retention_feature_names
@@ -44,6 +46,7 @@ from clm_ray.schema import (
     SEQUENCES,
     TEST,
     TRAIN,
+    USER_NEIGHBOURS,
     USERS,
     VALID,
 )
@@ -355,6 +358,32 @@ def test_a_bucket_without_users_has_empty_parts_like_any_other(log: Log, raw: di
         full, empty = (pq.read_table(half.folder / name / f"part-{bucket:05d}.parquet") for bucket in (0, 1))
         assert (full.num_rows > 0, empty.num_rows) == (True, 0)
         assert full.schema.equals(empty.schema)
+
+
+def test_user_neighbours_are_written_by_bucket_where_they_are_asked_for(
+    log: Log, raw: dict[str, Any], built: Built, tmp_path: Path
+) -> None:
+    config = ["neighbours.users=3", "neighbours.min_users=1"]
+    asked = build_dataset(log, recipe_from(raw, overrides=config), Workspace(tmp_path))
+    table = read(asked, "user_neighbours")
+    assert table.schema.equals(USER_NEIGHBOURS)
+    rows = table.to_pylist()
+    assert rows
+    key = [(row["relation"], row["end"], row["user_id"], row["neighbour_id"]) for row in rows]
+    assert len(set(key)) == len(key)
+    assert max(Counter(k[:3] for k in key).values()) == 3
+    for bucket in (0, 1):
+        path = asked.folder / "user_neighbours" / f"part-{bucket:05d}.parquet"
+        users = pq.read_table(path, columns=["user_id"]).column("user_id")
+        assert set(bucket_of(users, 2).tolist()) <= {bucket}
+        assert set(ends_of(path).tolist()) >= {row["end"] for row in rows}
+    # The blocks of the log in another order: the same dataset.
+    turned = ray.data.from_arrow(list(reversed(ray.get(log.events.to_arrow_refs()))))
+    again = build_dataset(
+        replace(log, events=turned), recipe_from(raw, overrides=config), Workspace(tmp_path / "again")
+    )
+    assert again.manifest["id"] == asked.manifest["id"] != built.manifest["id"]
+    assert not (built.folder / "user_neighbours").exists()
 
 
 def test_nothing_to_learn_from_is_told(log: Log, raw: dict[str, Any], tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def test_other_life_cycle_thresholds_are_another_dataset(tmp_path: Path) -> None
     assert _write(tmp_path / "a") != _write(tmp_path / "b", thresholds={"at_risk_days": 20.0})
 
 
+def test_user_neighbours_are_another_dataset_and_switched_off_they_are_not_named(tmp_path: Path) -> None:
+    base = ("neighbours.slices=4",)
+    plain = _write(tmp_path / "a", overrides=base)
+    assert plain == _write(tmp_path / "b", overrides=(*base, "neighbours.users=0"))
+    assert plain != _write(tmp_path / "c", overrides=(*base, "neighbours.users=9"))
+
+
 def test_settings_of_later_stages_leave_the_id(tmp_path: Path) -> None:
     assert _write(tmp_path / "a") == _write(tmp_path / "b", overrides=("policy.budget=5", "train.epochs=9"))
 

@@ -99,10 +99,10 @@ def _visits(random: np.random.Generator) -> list[Visit]:
     return visits
 
 
-def write(folder: Path, *, made: Recipe, seed: int = 0) -> None:
-    """Write the dataset folder."""
+def write(folder: Path, *, made: Recipe, seed: int = 0, visits: Sequence[Visit] | None = None) -> None:
+    """Write the dataset folder, of the given visits or of those that the made users make."""
     random = np.random.default_rng(seed)
-    visits = _visits(random)
+    visits = _visits(random) if visits is None else visits
     train_end, end = START + TRAIN_DAYS * DAY_US, START + DAYS * DAY_US
     for name in ("events", "sequences", "impressions", "references", "interactions"):
         (folder / name).mkdir(parents=True)

@@ -39,6 +39,7 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
         "report.md",
         "retention.png",
         "retention_predictions.parquet",
+        "retrieval.png",
         "roc.png",
     ]
     figures = json.loads((folder / "metrics.json").read_text())
@@ -67,9 +68,14 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
     hits = taken.groupby("occasion")["rank"].agg(lambda r: ((r > 0) & (r <= 3)).mean())
     assert figures["catalogue"]["model"]["recall"]["3"] == pytest.approx(hits.mean())
 
+    assert {"model", "popularity", "als", "item_knn"} <= figures["catalogue"].keys()
+    assert not {"als", "item_knn"} & figures["clicks"]["methods"].keys()
+
     assert any("| click: AUC" in text for text in said)
     report = (folder / "report.md").read_text()
     for word in ("repurchase", "LR on frozen text vectors", "recency only", "Slices", "users with < 3 earlier events"):
+        assert word in report
+    for word in (" ALS (implicit) |", " item-kNN |", "ALS, item-kNN: fitted on the", "(retrieval.png)"):
         assert word in report
 
     written = (folder / "metrics.json").read_bytes()
@@ -77,6 +83,11 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
     assert (folder / "metrics.json").read_bytes() == written, (
         "a release's id hangs on it: nothing that differs between two runs"
     )
+    bare = made_world.recipe().model_copy(
+        update={"evaluate": made_world.recipe().evaluate.model_copy(update={"baselines": False})}
+    )
+    found = evaluate(made_workspace, run="default", recipe=bare, open_scorer=made_world.KnowingScorer.open)
+    assert set(found.catalogue) == {"model"}
 
 
 def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace) -> None:
