@@ -69,7 +69,7 @@ def _run(shared: list[str], recipe: Recipe, workspace: Workspace, *, port: int) 
     print(f"""
 endpoint   http://127.0.0.1:{port}/docs
 dashboard  http://127.0.0.1:8265
-data       {workspace.current("datasets") / "report.md"}
+data       {workspace.current("datasets") / "report.html"}
 report     {workspace.evaluations / run_name(recipe, workspace.current("datasets")) / "report.md"}
 next       .venv/bin/python jobs/compact.py --recipe {recipe.name}     feedback into the log; the next prepare reads it
            docs/bring-your-own-log.md                      your own data

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for block, dropped in built.manifest["features"].items():
         for name, reason in dropped.items():
             print(f"  {block} feature {name} dropped: {reason}")
-    say(f"dataset {built.folder.name} is current")
+    say(f"dataset {built.folder.name} is current; its report: {built.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

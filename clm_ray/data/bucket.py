@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.data.bucket_figures import BucketFigures
 from clm_ray.data.buckets import hash_of
-from clm_ray.data.columns import map_value
+from clm_ray.data.columns import encoded, map_value
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn, impression_row
 from clm_ray.data.occasions import TARGET_FIELDS, Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
@@ -63,7 +64,7 @@ class BucketResult:
     """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
     occasion (negatives sampled). `left_out`: occasions (rows of the log, where negatives are explicit) that lie in an embargo or whose label
     was not yet known. `retention_sample`: by report horizon, days. `moments`: number, sum and sum of squares of the
-    train targets' ratings and of the logarithm of the train references' spend, where there is any."""
+    train targets' ratings and of the logarithm of the train references' spend, where there is any. `figures`: for the data report."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
     impressions: list[dict[str, Any]] = field(default_factory=list)
@@ -80,6 +81,7 @@ class BucketResult:
     positives: int = 0
     asked: int = 0
     left_out: int = 0
+    figures: BucketFigures = field(default_factory=BucketFigures)
 
 
 @dataclass(frozen=True)
@@ -293,15 +295,13 @@ def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
     times = events.column("timestamp").cast(pa.int64()).to_numpy()
     slots = map_value(events.column("context"), "slot")
     decisions = events.column("decision_id").to_numpy(zero_copy_only=False)
-    encoded = events.column("user_id").combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.unify_dictionaries().chunk(0)
-    user = encoded.indices.to_numpy()
+    users = encoded(events.column("user_id"))
+    user = users.indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
     for start, stop in zip(starts, np.r_[starts[1:], len(user)], strict=True):
         cut = slice(int(start), int(stop))
         yield UserEvents(
-            encoded.dictionary[int(user[start])].as_py(),
+            users.dictionary[int(user[start])].as_py(),
             History(items[cut], codes[cut], values[cut], times[cut]),
             slots[cut],
             decisions[cut],

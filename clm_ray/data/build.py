@@ -33,9 +33,12 @@ from clm_ray.data.bucket import (
     first_ranked,
     reference_times,
 )
+from clm_ray.data.bucket_figures import Frame, add_up, bucket_figures, frame_of
+from clm_ray.data.bucket_sums import base_rates, probability_correction, scales
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
+from clm_ray.data.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
@@ -113,10 +116,17 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         recipe.sequences.seed,
     )
     grid = reference_times(recipe, first_pass.first_activity, first_pass.log_end)
-    say("user sequences, impressions, retention references")
-    results = _second_pass(
-        events, BucketBuilder(recipe, source, occasions, plan, grid), building, buckets=recipe.sequences.buckets
+    frame = frame_of(
+        vocabulary,
+        plan,
+        first_us=log.counts.first_us,
+        last_us=log.counts.last_us,
+        last_activity_us=first_pass.last_activity or None,
+        max_context=recipe.sequences.max_context,
     )
+    say("user sequences, impressions, retention references")
+    builder = BucketBuilder(recipe, source, occasions, plan, grid)
+    results = _second_pass(events, builder, building, frame=frame, buckets=recipe.sequences.buckets)
     asked = {"positives": sum(r.positives for r in results), "asked_about": sum(r.asked for r in results)}
     spec = _select(results, recipe, asked)
     sample = drawn([t for r in results for t in r.test_occasions], recipe.impressions)
@@ -139,12 +149,23 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         "catalogue_occasions": sample_digest(sample.catalogue),
         "positives": asked if recipe.impressions.negatives != "explicit" else None,
         "left_out": sum(r.left_out for r in results),
-        "base_rates": _rates(results, rows),
-        "scales": _scales(results),
+        "base_rates": base_rates(results, rows),
+        "scales": scales(results),
         "features": {name: dict(getattr(spec, name).dropped) for name in ("click", "retention")},
-        "probability_correction": _correction(recipe),
+        "probability_correction": probability_correction(recipe),
     }
-    return _finish(building, log, recipe, workspace, content)
+    say("the data report")
+    totals = add_up([r.figures for r in results])
+    figures = make_figures(
+        totals,
+        recipe,
+        spec,
+        thresholds,
+        frame=frame,
+        catalogue=log.items.num_rows - 1,
+        min_users=recipe.privacy.min_group,
+    )
+    return _finish(building, log, recipe, workspace, content, figures)
 
 
 def catalogue_of(items: pa.Table) -> Catalogue:
@@ -171,7 +192,7 @@ def _with_rows(log: Log) -> ray.data.Dataset:
 
 
 def _second_pass(
-    events: ray.data.Dataset, builder: BucketBuilder, building: Path, *, buckets: int
+    events: ray.data.Dataset, builder: BucketBuilder, building: Path, *, frame: Frame, buckets: int
 ) -> list[BucketResult]:
     shared = ray.put(builder)
 
@@ -183,6 +204,7 @@ def _second_pass(
             whole = whole.sort_by([("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
             result = mine.build(whole)
             _write_bucket(building, bucket, whole, result)
+            result.figures = bucket_figures(whole, result.windows, frame=frame)
             result.windows, result.references, result.interactions = [], [], []
             out.append(pickle.dumps((bucket, result)))
         return pa.table({"result": pa.array(out, pa.binary())})
@@ -285,47 +307,9 @@ def _write_tables(building: Path, log: Log, statistics: ItemStatistics, recipe: 
     (building / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
 
 
-def _rates(results: list[BucketResult], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    rates: dict[str, Any] = {}
-    for split in ("train", "valid"):
-        sums = np.sum([r.rates.get(split, [0.0, 0.0, 0.0]) for r in results], axis=0)
-        targets, positives, offsets = (float(x) for x in sums)
-        rates[split] = {
-            "targets": int(targets),
-            "positives": int(positives),
-            "rate": positives / targets if targets else None,
-            "mean_offset": offsets / targets if targets else 0.0,
-        }
-    shown = [row for row in rows if row["kind"] == "shown"]
-    count, liked = sum(len(row["item"]) for row in shown), sum(float(row["label"].sum()) for row in shown)
-    rates["test"] = {"targets": count, "positives": int(liked), "rate": liked / count if count else None}
-    return rates
-
-
-def _scales(results: list[BucketResult]) -> dict[str, Any]:
-    """Mean and spread of the train targets' ratings and of log spend; None where there are none."""
-    scales: dict[str, Any] = {}
-    for name in ("rating", "log_value"):
-        count, total, squares = np.sum([r.moments.get(name, np.zeros(3)) for r in results], axis=0)
-        mean = total / max(count, 1.0)
-        spread = np.sqrt(max(squares / max(count, 1.0) - mean**2, 0.0))
-        # Sums of the buckets come in any order: digits that depend on it are cut.
-        scales[name] = {"mean": round(float(mean), 6), "spread": round(float(spread), 6)} if count else None
-    return scales
-
-
-def _correction(recipe: Recipe) -> str:
-    if recipe.impressions.negatives == "explicit":
-        return "none needed: negatives are logged"
-    if recipe.impressions.negatives == "availability":
-        return "logit offset -log(kept share of the negatives), in training only; probabilities are per item on offer"
-    return (
-        f"probabilities are relative to {recipe.impressions.per_occasion} popular negatives per occasion; "
-        "test occasions have more, and a logit offset that says so"
-    )
-
-
-def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, content: dict[str, Any]) -> Built:
+def _finish(
+    building: Path, log: Log, recipe: Recipe, workspace: Workspace, content: dict[str, Any], figures: Figures
+) -> Built:
     report = make_report(
         recipe,
         log,
@@ -333,8 +317,7 @@ def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, cont
         positives=content["positives"],
         left_out=content["left_out"],
     )
-    (building / "report.json").write_text(report.to_json(), encoding="utf-8")
-    (building / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    _write_report(building, report, figures)
     content = content | {
         "items": log.items.num_rows - 1,
         "users": log.users.num_rows,
@@ -349,3 +332,13 @@ def _finish(building: Path, log: Log, recipe: Recipe, workspace: Workspace, cont
         building.rename(folder)
     workspace.point("datasets", str(manifest["id"]))
     return Built(folder, manifest, report)
+
+
+def _write_report(building: Path, report: DataReport, figures: Figures) -> None:
+    # matplotlib is loaded where it draws: the tasks of both passes, which import this module, do without.
+    from clm_ray.data.page import PAGE, render
+
+    (building / "report.json").write_text(report.to_json(), encoding="utf-8")
+    (building / "report.md").write_text(report.to_markdown(), encoding="utf-8")
+    (building / "report_figures.json").write_text(figures.to_json(), encoding="utf-8")
+    (building / PAGE).write_text(render(report, figures), encoding="utf-8")

@@ -74,3 +74,9 @@ def map_value(column: pa.ChunkedArray, key: str) -> NDArray[np.object_]:
         result[start + row] = chunk.items.take(pa.array(hit)).to_numpy(zero_copy_only=False)
         start += len(chunk)
     return result
+
+
+def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """A string column as codes (in order of first appearance) and their dictionary, in one array."""
+    array = column.combine_chunks().dictionary_encode()
+    return array.unify_dictionaries().chunk(0) if isinstance(array, pa.ChunkedArray) else array

@@ -16,7 +16,7 @@ ERASED = "erased"
 """Key of a manifest: file → digests that it had, or may have, since users were removed from it."""
 FORMAT = 6
 """Raised when the same log and recipe would give another manifest or files with another meaning."""
-_DESCRIPTIONS = ("recipe.yaml", "report.json", "report.md")
+_DESCRIPTIONS = ("recipe.yaml", "report.json", "report.md", "report.html", "report_figures.json")
 """Files that describe the dataset to people: other words there make no other dataset."""
 BUILT_BY = ("event_types", "features", "neighbours", "sequences", "retention", "impressions", "split")
 """Sections of the recipe that a dataset depends on beside the log; another value there means another dataset."""

@@ -37,7 +37,7 @@ class DataReport:
     density: float
     base_rates: Mapping[str, BaseRate]
     positives: Mapping[str, int] | None
-    left_out: int
+    left_out: int = 0
 
     def to_json(self) -> str:
         """The report as JSON."""
@@ -48,14 +48,14 @@ class DataReport:
 
     def to_text(self) -> str:
         """The report as an aligned block to print."""
-        rows = [row for _, part in self._parts() for row in part]
+        rows = [row for _, part in self.parts() for row in part]
         width = max(len(name) for name, _ in rows)
         return "\n".join([f"data report: {self.recipe}", *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
     def to_markdown(self) -> str:
         """The report as Markdown tables."""
         lines = [f"# Data report: {self.recipe}", "", self.description.strip()]
-        for title, rows in self._parts():
+        for title, rows in self.parts():
             lines += ["", f"## {title}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
         return "\n".join(lines) + "\n"
 
@@ -63,7 +63,8 @@ class DataReport:
         first, last = self.counts.first_us, self.counts.last_us
         return tuple((_EPOCH + dt.timedelta(microseconds=us)).isoformat(timespec="seconds") for us in (first, last))  # type: ignore[return-value]
 
-    def _parts(self) -> Sequence[tuple[str, Sequence[tuple[str, str]]]]:
+    def parts(self) -> Sequence[tuple[str, Sequence[tuple[str, str]]]]:
+        """The tables of the report: title, and rows of name and value."""
         counts = self.counts
         start, end = self._range()
         log = [

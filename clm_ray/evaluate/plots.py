@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from clm_ray.drawing import INK, blank, dress, head
 from clm_ray.evaluate.baselines import TITLES
 from clm_ray.evaluate.figures import MODEL, RankingFigures
 from clm_ray.metrics import calibration, click, survival
@@ -28,7 +27,6 @@ COLOURS = {
     "recency": "#c0504d",
     "rfm": "#4f8f5b",
 }
-_INK, _GRID = "#333333", "#dddddd"
 _POINTS = 400
 _MANY_EPOCHS = 25
 
@@ -44,7 +42,7 @@ def reliability(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores
     seen = [v for t in tables.values() for v in np.r_[t.predicted_B, t.observed_B] if v > 0]
     low = min(seen, default=1e-4) / 1.5 if rare else 0.0
     high = high * 1.5 if rare else 1.0
-    axes.plot([max(low, 0), high], [max(low, 0), high], color=_INK, linewidth=1, linestyle=":", label="perfect")
+    axes.plot([max(low, 0), high], [max(low, 0), high], color=INK, linewidth=1, linestyle=":", label="perfect")
     for name, table in tables.items():
         _line(axes, name, table.predicted_B, table.observed_B, marker="o")
     if rare:
@@ -58,7 +56,7 @@ def reliability(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores
 def roc(path: Path, *, label: NDArray[Any], weight: NDArray[Any], scores: Scores, rows: str) -> None:
     """True against false positive rate, with the AUC of each method."""
     figure, axes = _figure("ROC", rows)
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="chance (0.5)")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="chance (0.5)")
     for name, score in scores.items():
         false, true = click.roc(label, score=score, weight=weight)
         at = np.linspace(0, 1, _POINTS)
@@ -90,17 +88,16 @@ def learning_curve(path: Path, *, epochs: Sequence[Mapping[str, Any]]) -> None:
         ),
         ("AUC", (("click_auc", "click, validation"), ("retention_auc", "retention, validation"))),
     )
-    figure = Figure(figsize=(7.2, 8.0), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(width=7.2, height=8.0)
     grid = figure.subplots(len(panels), 1, sharex=True)
     number = [int(epoch["epoch"]) for epoch in epochs]
-    _title(grid[0], "Learning curve", "one point per epoch; training losses are those of sampled candidates")
+    head(grid[0], "Learning curve", "one point per epoch; training losses are those of sampled candidates")
     for axes, (title, curves) in zip(grid, panels, strict=True):
         for (key, label), colour in zip(curves, ("#1f4e9c", "#d98a1f"), strict=True):
             known = [(n, epoch[key]) for n, epoch in zip(number, epochs, strict=True) if epoch.get(key) is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), color=colour, marker="o", linewidth=2, label=label)
-        _dress(axes, x="epoch" if axes is grid[-1] else "", y=title)
+        dress(axes, x="epoch" if axes is grid[-1] else "", y=title)
     if len(number) < _MANY_EPOCHS:
         grid[-1].set_xticks(number)
     figure.savefig(path)
@@ -115,7 +112,7 @@ def retention(
     """
     figure, axes = _figure("Retention", f"{len(back):,} references; observed: Kaplan-Meier")
     observed_B = 1 - survival.kaplan_meier(back, seen=seen, bins=len(days))
-    axes.plot(days, observed_B, color=_INK, marker="D", linewidth=1.5, linestyle="--", label="observed", zorder=3)
+    axes.plot(days, observed_B, color=INK, marker="D", linewidth=1.5, linestyle="--", label="observed", zorder=3)
     for name, within_RB in predicted.items():
         _line(axes, name, np.array(days), within_RB.mean(0), marker="o")
     axes.set_xscale("log")
@@ -127,16 +124,10 @@ def retention(
 
 
 def _figure(title: str, subtitle: str) -> tuple[Any, Any]:
-    figure = Figure(figsize=(7.2, 5.4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(width=7.2, height=5.4)
     axes = figure.subplots()
-    _title(axes, title, subtitle)
+    head(axes, title, subtitle)
     return figure, axes
-
-
-def _title(axes: Any, title: str, subtitle: str) -> None:
-    axes.set_title(f"{title}\n", loc="left", fontsize=14, fontweight="bold", color=_INK)
-    axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=10, color="#666666")
 
 
 def _line(axes: Any, name: str, x: NDArray[Any], y: NDArray[Any], *, marker: str = "", suffix: str = "") -> None:
@@ -153,16 +144,5 @@ def _line(axes: Any, name: str, x: NDArray[Any], y: NDArray[Any], *, marker: str
 
 
 def _finish(figure: Any, axes: Any, path: Path, *, x: str, y: str) -> None:
-    _dress(axes, x=x, y=y)
+    dress(axes, x=x, y=y)
     figure.savefig(path)
-
-
-def _dress(axes: Any, *, x: str, y: str) -> None:
-    axes.set_xlabel(x, color=_INK)
-    axes.set_ylabel(y, color=_INK)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="best")

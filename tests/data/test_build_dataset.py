@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -290,6 +291,34 @@ def test_the_manifest_is_written_last_and_names_every_file(built: Built) -> None
     )
     assert [path.name for path in built.folder.parent.iterdir() if path.name.startswith(".building")] == []
     assert json.loads((built.folder / "report.json").read_text())["counts"]["from_feedback"] == 2
+
+
+def test_the_report_shows_the_log_on_one_page(built: Built) -> None:
+    """The figures are the log's, counted anew; the page needs nothing but itself and names no user."""
+    page = (built.folder / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((built.folder / "report_figures.json").read_text(encoding="utf-8"))
+    events, counts = read(built, "events").to_pylist(), built.manifest["counts"]
+    types = {name: sum(per_day) for name, per_day in figures["daily"]["events"].items()}
+    assert types == {"impression": 0} | counts["types"]
+    assert figures["daily"]["first"] == min(row["timestamp"] for row in events).date().isoformat()
+    assert figures["popularity"]["events"] == sum(row["item_id"] is not None for row in events)
+    assert sum(figures["lengths"]["users"]["counts"]) == counts["users"]
+    assert sum(figures["lengths"]["windows"]["counts"]) == read(built, "sequences").num_rows
+    active = [row for row in events if row["event_type"] in {"purchase", "click"}]
+    users = {row["user_id"] for row in active}
+    assert sum(figures["gaps"]["counts"]) == len(active) - len(users)
+    assert sum(figures["cohorts"]["users"]) == len(users)
+    assert figures["survival"]["users"] + figures["survival"]["too_new"] == len(users)
+    assert sum(split["events"] for split in figures["drift"]["splits"]) == counts["kept"]
+    chosen = json.loads((built.folder / "features.json").read_text())
+    named = {(f["block"], f["feature"]) for f in figures["drift"]["features"]}
+    assert named == {(block, name) for block in ("click", "retention") for name in chosen[block]["chosen"]}
+    assert figures["absent"] == {}
+    assert page.count('src="data:image/png;base64,') >= 8
+    assert page.count("src=") == page.count('src="data:image/png;base64,')
+    assert not re.search("https?://", page)
+    visible = re.sub('base64,[^"]*', "", page) + json.dumps(figures)
+    assert [user for user in {row["user_id"] for row in events} if user in visible] == []
 
 
 def shuffled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def _write(
     thresholds: dict[str, Any] | None = None,
     **content: Any,
 ) -> str:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "events.parquet").write_text(text, encoding="utf-8")
     recipe = load_recipe("complete_journey", overrides=overrides)
     return str(write_manifest(folder, recipe=recipe, thresholds=thresholds or THRESHOLDS, content=content)["id"])
@@ -54,6 +54,16 @@ def test_user_neighbours_are_another_dataset_and_switched_off_they_are_not_named
 
 def test_settings_of_later_stages_leave_the_id(tmp_path: Path) -> None:
     assert _write(tmp_path / "a") == _write(tmp_path / "b", overrides=("policy.budget=5", "train.epochs=9"))
+
+
+def test_other_words_in_the_report_are_no_other_dataset(tmp_path: Path) -> None:
+    expected = _write(tmp_path / "a")
+    for name in ("report.json", "report.md", "report.html", "report_figures.json"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("other words", encoding="utf-8")
+        assert _write(folder) == expected
+        assert name in read_manifest(folder)["files"]
 
 
 def test_a_folder_without_a_manifest_is_not_a_dataset(tmp_path: Path) -> None:

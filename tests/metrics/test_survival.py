@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.duration.survfunc import SurvfuncRight
 
 from clm_ray.metrics import survival
 
@@ -53,3 +55,45 @@ def test_kaplan_meier_without_censoring_is_the_share_of_the_inactive() -> None:
     back = np.random.default_rng(0).integers(0, 5, 500)
     curve = survival.kaplan_meier(back, seen=np.full(500, 4), bins=4)
     assert curve == pytest.approx([(back > j).mean() for j in range(4)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_product_limit_is_that_of_statsmodels(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    day = random.geometric(0.02, 400) - seed % 2  # half of the draws have lives of no days
+    ended = random.random(400) < 0.6
+    theirs = SurvfuncRight(day, ended.astype(int))
+    # Counts by day, cut into two parts in any order, as two buckets would give them.
+    half = random.random(400) < 0.5
+    parts = [
+        (d, int((ended & mine & (day == d)).sum()), int((~ended & mine & (day == d)).sum()))
+        for mine in (half, ~half)
+        for d in random.permutation(np.unique(day[mine]))
+    ]
+    days, ends, last_seen = zip(*parts, strict=True)
+    ours = survival.product_limit(days, ended=ends, censored=last_seen)
+    at = np.isin(ours.day_D, theirs.surv_times)
+    some = ours.survival_D[at] > 0
+    np.testing.assert_allclose(ours.survival_D[at], theirs.surv_prob)
+    np.testing.assert_array_equal(ours.at_risk_D[at], theirs.n_risk)
+    np.testing.assert_allclose(ours.error_D[at][some], np.asarray(theirs.surv_prob_se)[some])
+    assert ours.median() == theirs.quantile(0.5)
+
+
+def test_product_limit_by_hand() -> None:
+    """Two of four leave on day 1, one is last seen on day 1, the last leaves on day 3."""
+    found = survival.product_limit([3, 1], ended=[1, 2], censored=[0, 1])
+    assert found.day_D.tolist() == [1, 3]
+    assert found.at_risk_D.tolist() == [4, 1]
+    np.testing.assert_allclose(found.survival_D, [0.5, 0.0])
+    np.testing.assert_allclose(found.error_D[0], np.sqrt(0.5**2 * 2 / (4 * 2)))
+    spread = np.exp(NormalDist().inv_cdf(0.975) * found.error_D[0] / (0.5 * np.log(2)))
+    np.testing.assert_allclose([found.low_D[0], found.high_D[0]], [0.5**spread, 0.5 ** (1 / spread)])
+    assert found.low_D[0] < 0.5 < found.high_D[0]
+    assert found.median() == 1
+
+
+def test_nobody_left_is_a_flat_curve() -> None:
+    found = survival.product_limit([2, 9], ended=[0, 0], censored=[3, 4])
+    assert found.survival_D.tolist() == found.low_D.tolist() == found.high_D.tolist() == [1.0, 1.0]
+    assert found.median() is None
