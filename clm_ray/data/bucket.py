@@ -25,6 +25,7 @@ from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn, impression_ro
 from clm_ray.data.occasions import TARGET_FIELDS, Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.windows import References, cut_windows
+from clm_ray.features.asked import Joined
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.tokens import token_values
@@ -116,7 +117,7 @@ class BucketBuilder:
         reference_dense = self.source.retention(user.history, kept.time_R)
         context = user.history.select(self.source.vocabulary.is_context(user.history))
         context_dense = token_values(
-            context,
+            Joined.of([context]),
             statistics=self.source.statistics,
             vocabulary=self.source.vocabulary,
             prior=self.recipe.features.prior_strength,

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from clm_ray.evaluate.dataset import Case, Occasions
 from clm_ray.evaluate.figures import MODEL
+from clm_ray.features.asked import Asked
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.pair import mean_ratings
@@ -66,10 +67,9 @@ def _given(history: History, shown: Occasions, *, vocabulary: EventVocabulary) -
 
 def _mean(source: FeatureSource, history: History, shown: Occasions) -> NDArray[np.float64]:
     prior = source.recipe.features.prior_strength
-    items, times = shown.item_P, shown.time_P
-    return mean_ratings(history, items, times, statistics=source.statistics, vocabulary=source.vocabulary, prior=prior)[
-        1
-    ]
+    asked = Asked.one(history, shown.time_P)
+    both = mean_ratings(asked, shown.item_P, statistics=source.statistics, vocabulary=source.vocabulary, prior=prior)
+    return both[1]
 
 
 def spend_columns(

@@ -1,6 +1,6 @@
-"""Running sums of one user's events by a code (item, category, neighbour): what was there before a moment, in two searches.
+"""Running sums of users' events by a code (item, category, neighbour): what was there before a moment, in two searches.
 
-Shape letters: E entries (code, position in the history), Q queries, V summed values.
+Shape letters: E entries (user, code, position among the events), N events of all users, Q questions, V summed values.
 """
 
 from __future__ import annotations
@@ -27,33 +27,42 @@ class Found:
 
 @dataclass(frozen=True)
 class EventIndex:
-    """Entries sorted by (code, position)."""
+    """Entries sorted by (user, code, position)."""
 
     key: NDArray[np.int64]
     time: NDArray[np.int64]
     sums: NDArray[np.float64]
     span: int
+    codes: int
 
     @staticmethod
     def build(
+        owner_E: NDArray[np.int64],
         code_E: NDArray[np.int32],
         position_E: NDArray[np.int64],
         time_N: NDArray[np.int64],
         *values_N: NDArray[np.float32],
     ) -> EventIndex:
-        """`time_N`, `values_N`: of all events of the history, to which the positions point."""
-        span = len(time_N) + 1
-        key = code_E.astype(np.int64) * span + position_E
+        """`time_N`, `values_N`: of all events, to which the positions point. owner_E: whose event it is."""
+        span, codes = len(time_N) + 1, int(code_E.max(initial=0)) + 2
+        key = (owner_E * codes + code_E) * span + position_E
         order = np.argsort(key, kind="stable")
         at = position_E[order]
         sums = np.zeros((len(at) + 1, len(values_N)))
         for v, value_N in enumerate(values_N):
             np.cumsum(value_N[at], out=sums[1:, v], dtype=np.float64)
-        return EventIndex(key[order], time_N[at], sums, span)
+        return EventIndex(key[order], time_N[at], sums, span, codes)
 
-    def query(self, code_Q: NDArray[np.int32], before_Q: NDArray[np.int64], time_Q: NDArray[np.int64]) -> Found:
-        """What each code has before each position (exclusive)."""
-        base = code_Q.astype(np.int64) * self.span
+    def query(
+        self,
+        owner_Q: NDArray[np.int64],
+        code_Q: NDArray[np.int32],
+        before_Q: NDArray[np.int64],
+        time_Q: NDArray[np.int64],
+    ) -> Found:
+        """What each code of each user has before each position (exclusive)."""
+        # Codes beyond those that occur are all the same: the last one, which nobody has.
+        base = (owner_Q * self.codes + np.minimum(code_Q, self.codes - 1)) * self.span
         low = np.searchsorted(self.key, base)
         high = np.searchsorted(self.key, base + before_Q)
         count = high - low

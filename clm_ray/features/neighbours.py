@@ -3,7 +3,7 @@
 Neighbours are built per slice of time (`data/neighbours.py`); a query at time t reads the last slice that closed at or before t, which
 holds events strictly before its end. The user's own events are those strictly before t.
 
-Shape letters: S slices, E (slice, item, neighbour) entries, N events of one user, Q queries, H hits (query, neighbour the user knows).
+Shape letters: S slices, E (slice, item, neighbour) entries, N events of all users, Q questions, H hits (question, neighbour the user knows).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.features.asked import Asked
 from clm_ray.features.event_index import EventIndex
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
@@ -111,9 +112,8 @@ def choices(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.floa
 
 
 def neighbour_features(
-    history: History,
+    asked: Asked,
     item_Q: NDArray[np.int32],
-    time_Q: NDArray[np.int64],
     *,
     neighbours: ItemNeighbours,
     vocabulary: EventVocabulary,
@@ -125,19 +125,17 @@ def neighbour_features(
     Koren (2010), and over choices as in item-based top-N recommendation (Deshpande & Karypis, 2004).
     """
     out = np.zeros((len(item_Q), len(NEIGHBOUR_FEATURES)), np.float32)
+    history = asked.history
     position = np.flatnonzero(~np.isnan(vocabulary.labels(history)))
     if not len(neighbours.end_S) or not len(position) or not len(item_Q):
         return out
-    known = history.item_N[position]
-    index = EventIndex.build(known, position, history.time_N, surprise_N, choices(history, vocabulary=vocabulary))
-    asked = _Asked(
-        item_Q, time_Q, np.searchsorted(history.time_N, time_Q, side="left"), neighbours.slice_of(time_Q), known, index
-    )
-    query, similarity, count, sums, _ = asked.hits(neighbours.surprise)
+    opinions = _Opinions.build(asked, position, surprise_N, choices(history, vocabulary=vocabulary))
+    slice_Q = neighbours.slice_of(asked.time_Q)
+    query, similarity, count, sums, _ = opinions.hits(neighbours.surprise, asked, item_Q, slice_Q)
     weight = np.bincount(query, np.abs(similarity), len(item_Q))
     opinion = np.bincount(query, similarity * sums[:, 0] / count, len(item_Q))
     out[:, 0], out[:, 1], out[:, 2] = opinion / (weight + 1.0), opinion, np.log1p(weight)
-    query, similarity, _, sums, since = asked.hits(neighbours.choice)
+    query, similarity, _, sums, since = opinions.hits(neighbours.choice, asked, item_Q, slice_Q)
     taste = similarity * tastes(sums[:, 1])
     weight = np.bincount(query, np.abs(similarity), len(item_Q))
     out[:, 3] = np.bincount(query, taste, len(item_Q)) / (weight + 1.0)
@@ -147,23 +145,31 @@ def neighbour_features(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    item_Q: NDArray[np.int32]
-    time_Q: NDArray[np.int64]
-    before_Q: NDArray[np.int64]
-    slice_Q: NDArray[np.int64]
-    known: NDArray[np.int32]
+class _Opinions:
+    """What users thought of items. ever: (user, item) as one number → whether there is an opinion at all."""
+
     index: EventIndex
+    items: int
+    ever: NDArray[np.bool_]
+
+    @staticmethod
+    def build(
+        asked: Asked, position: NDArray[np.int64], surprise_N: NDArray[np.float32], choice_N: NDArray[np.float32]
+    ) -> _Opinions:
+        history, owner = asked.history, asked.joined.owner_N[position]
+        known = history.item_N[position]
+        items = int(known.max(initial=0)) + 2
+        ever = np.zeros(asked.joined.users * items, bool)
+        ever[owner * items + known] = True
+        return _Opinions(EventIndex.build(owner, known, position, history.time_N, surprise_N, choice_N), items, ever)
 
     def hits(
-        self, relation: Neighbours
+        self, relation: Neighbours, asked: Asked, item_Q: NDArray[np.int32], slice_Q: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """(query, similarity, events, sums, days since the last one) of the neighbours that the user had an opinion of by then."""
-        query, neighbour, similarity = relation.explode(self.slice_Q, self.item_Q)
-        ever = np.zeros(int(max(neighbour.max(initial=0), self.known.max(initial=0))) + 1, bool)
-        ever[self.known] = True
-        keep = ever[neighbour]
+        """(question, similarity, events, sums, days since the last one) of the neighbours that the user had an opinion of by then."""
+        query, neighbour, similarity = relation.explode(slice_Q, item_Q)
+        keep = self.ever[asked.owner_Q[query] * self.items + np.minimum(neighbour, self.items - 1)]
         query, neighbour, similarity = query[keep], neighbour[keep], similarity[keep]
-        found = self.index.query(neighbour, self.before_Q[query], self.time_Q[query])
+        found = self.index.query(asked.owner_Q[query], neighbour, asked.before_Q[query], asked.time_Q[query])
         keep = found.count > 0
         return query[keep], similarity[keep], found.count[keep], found.sums[keep], found.since_days[keep]

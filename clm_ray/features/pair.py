@@ -2,7 +2,7 @@
 
 As-of rule: the user's part sees events strictly before t, the item's part the dated statistics of the days before t's day.
 
-Shape letters: N events, E (event, category) entries, Q queries, X (query, category) entries.
+Shape letters: N events of all users, Q questions, X (question, category) entries.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.features.asked import Asked
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.event_index import EventIndex
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
 from clm_ray.features.tokens import user_means
 
@@ -48,9 +48,8 @@ PAIR_FEATURES = (
 
 
 def pair_features(
-    history: History,
+    asked: Asked,
     item_Q: NDArray[np.int32],
-    time_Q: NDArray[np.int64],
     *,
     catalogue: Catalogue,
     statistics: ItemStatistics,
@@ -60,46 +59,67 @@ def pair_features(
     prior: float,
 ) -> NDArray[np.float32]:
     """float32 [Q, len(PAIR_FEATURES)]; `residual_N` and `surprise_N` from `tokens`."""
-    before_Q = np.searchsorted(history.time_N, time_Q, side="left")
-    position = np.flatnonzero(vocabulary.is_context(history) & (history.item_N > 0))
+    history, owner_N = asked.history, asked.joined.owner_N
+    seen_N = vocabulary.is_context(history) & (history.item_N > 0)
+    position = np.flatnonzero(seen_N)
     items = history.item_N[position]
-    with_events = np.concatenate([[0], np.cumsum(vocabulary.is_context(history) & (history.item_N > 0))])[before_Q]
 
-    pair = EventIndex.build(items, position, history.time_N, residual_N).query(item_Q, before_Q, time_Q)
+    found = EventIndex.build(owner_N[position], items, position, history.time_N, residual_N)
+    pair = found.query(asked.owner_Q, item_Q, asked.before_Q, asked.time_Q)
     columns = [
         np.log1p(pair.count),
         np.log1p(pair.since_days),
         np.where(pair.between_days > 0, np.log1p(pair.since_days / np.maximum(pair.between_days, 0.5)), 0.0),
         pair.sums[:, 0] / (pair.count + 1.0),
     ]
-
     which, code, _ = catalogue.explode(items)
-    by_category = EventIndex.build(code, position[which], history.time_N, residual_N, surprise_N)
-    query_X, code_X, segment = catalogue.explode(item_Q)
-    found = by_category.query(code_X, before_Q[query_X], time_Q[query_X])
-    share_X = found.count / (with_events[query_X] + prior)
-    liked_X, surprise_X = (found.sums / (found.count + prior / 2)[:, None]).T
-    if len(item_Q):
-        for value_X in (np.log1p(found.count), share_X, np.log1p(found.since_days)):
-            columns += [np.maximum.reduceat(value_X, segment), np.minimum.reduceat(value_X, segment)]
-        sizes = np.diff(np.r_[segment, len(query_X)])
-        for value_X in (liked_X, surprise_X):
-            columns += [np.add.reduceat(value_X, segment) / sizes]
-            columns += [np.minimum.reduceat(value_X, segment), np.maximum.reduceat(value_X, segment)]
-    else:
-        columns += [np.empty(0)] * 12
-    columns += _item_features(item_Q, day_of(time_Q), statistics=statistics, prior=prior)
-    bias = np.concatenate([[0.0], np.cumsum(residual_N, dtype=np.float64)])[before_Q]
-    labelled = np.concatenate([[0], np.cumsum(~np.isnan(vocabulary.labels(history)))])[before_Q]
-    columns.append(columns[-2] + bias / (labelled + prior))
-    columns += mean_ratings(history, item_Q, time_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    at = position[which]
+    by_category = EventIndex.build(owner_N[at], code, at, history.time_N, residual_N, surprise_N)
+    columns += _category_features(
+        by_category, asked, item_Q, catalogue=catalogue, events_Q=_counts(seen_N, asked), prior=prior
+    )
+    columns += _item_features(item_Q, day_of(asked.time_Q), statistics=statistics, prior=prior)
+    bias = np.concatenate([[0.0], np.cumsum(residual_N, dtype=np.float64)])
+    bias_Q = bias[asked.before_Q] - bias[asked.first_Q]
+    columns.append(columns[-2] + bias_Q / (_counts(~np.isnan(vocabulary.labels(history)), asked) + prior))
+    columns += mean_ratings(asked, item_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def mean_ratings(
-    history: History,
+def _counts(which_N: NDArray[np.bool_], asked: Asked) -> NDArray[np.int64]:
+    """Events of the question's user before it, of those marked."""
+    counted = np.concatenate([[0], np.cumsum(which_N)])
+    return counted[asked.before_Q] - counted[asked.first_Q]
+
+
+def _category_features(
+    by_category: EventIndex,
+    asked: Asked,
     item_Q: NDArray[np.int32],
-    time_Q: NDArray[np.int64],
+    *,
+    catalogue: Catalogue,
+    events_Q: NDArray[np.int64],
+    prior: float,
+) -> list[NDArray[np.float64]]:
+    if not len(item_Q):
+        return [np.empty(0)] * 12
+    query_X, code_X, segment = catalogue.explode(item_Q)
+    found = by_category.query(asked.owner_Q[query_X], code_X, asked.before_Q[query_X], asked.time_Q[query_X])
+    share_X = found.count / (events_Q[query_X] + prior)
+    liked_X, surprise_X = (found.sums / (found.count + prior / 2)[:, None]).T
+    columns = []
+    for value_X in (np.log1p(found.count), share_X, np.log1p(found.since_days)):
+        columns += [np.maximum.reduceat(value_X, segment), np.minimum.reduceat(value_X, segment)]
+    sizes = np.diff(np.r_[segment, len(query_X)])
+    for value_X in (liked_X, surprise_X):
+        columns += [np.add.reduceat(value_X, segment) / sizes]
+        columns += [np.minimum.reduceat(value_X, segment), np.maximum.reduceat(value_X, segment)]
+    return columns
+
+
+def mean_ratings(
+    asked: Asked,
+    item_Q: NDArray[np.int32],
     *,
     statistics: ItemStatistics,
     vocabulary: EventVocabulary,
@@ -109,12 +129,20 @@ def mean_ratings(
     moment; 0 where the log has no ratings."""
     if not vocabulary.rated:
         return [np.zeros(len(item_Q))] * 2
-    of_item = statistics.mean_rating(item_Q, day_of(time_Q), prior=prior)
-    of_user = user_means(history, time_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    of_item = statistics.mean_rating(item_Q, day_of(asked.time_Q), prior=prior)
+    of_user = user_means(asked, statistics=statistics, vocabulary=vocabulary, prior=prior)
     return [of_item, of_item + of_user]
 
 
 def _item_features(
+    item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, statistics: ItemStatistics, prior: float
+) -> list[NDArray[np.float64]]:
+    if len(day_Q) and day_Q.min() >= statistics.until:
+        return list(statistics.at_end(_of_items, prior=prior)[:, statistics.place(item_Q)])
+    return _of_items(item_Q, day_Q, statistics=statistics, prior=prior)
+
+
+def _of_items(
     item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, statistics: ItemStatistics, prior: float
 ) -> list[NDArray[np.float64]]:
     total = statistics.events(item_Q, day_Q)

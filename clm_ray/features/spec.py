@@ -7,7 +7,7 @@ Shape letters: Q queries, F all features, S selected features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.features.asked import Asked, Joined
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History, reach_of
@@ -109,7 +110,7 @@ class FeatureSource:
     def surprises(self, history: History) -> NDArray[np.float32]:
         """float32_N: see tokens.surprises."""
         prior = self.recipe.features.prior_strength
-        return surprises(history, statistics=self.statistics, vocabulary=self.vocabulary, prior=prior)
+        return surprises(Joined.of([history]), statistics=self.statistics, vocabulary=self.vocabulary, prior=prior)
 
     def residuals(self, history: History) -> NDArray[np.float32]:
         """float32_N: see tokens.residuals."""
@@ -120,15 +121,29 @@ class FeatureSource:
         """float32 [Q, F] in the order of `retention_feature_names`."""
         dense = np.empty((len(time_Q), len(retention_feature_names(self.recipe))), np.float32)
         for part, at in self._reach(history, time_Q):
-            dense[at] = self._user(part, time_Q[at], self.residuals(part))
+            dense[at] = self._user(Asked.one(part, time_Q[at]))
         return dense
 
     def click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [Q, F] in the order of `click_feature_names`."""
         dense = np.empty((len(time_Q), len(click_feature_names(self.recipe))), np.float32)
         for part, at in self._reach(history, time_Q):
-            dense[at] = self._click(part, item_Q[at], time_Q[at])
+            moments, where = np.unique(time_Q[at], return_inverse=True)
+            asked = Asked.one(part, moments)
+            dense[at] = self._click(asked, where, item_Q[at])
         return dense
+
+    def retention_of(self, histories: Sequence[History], time_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """`retention` of many users at once, one moment each; their histories hold what is within reach of it and no more."""
+        return self._user(Asked.of(Joined.of(histories), np.arange(len(time_B)), time_B))
+
+    def click_of(
+        self, histories: Sequence[History], time_B: NDArray[np.int64], items: Sequence[NDArray[np.int32]]
+    ) -> NDArray[np.float32]:
+        """`click` of many users at once, one after the other, each with their own items at one moment; histories as for `retention_of`."""
+        asked = Asked.of(Joined.of(histories), np.arange(len(time_B)), time_B)
+        where = np.repeat(np.arange(len(items)), [len(rows) for rows in items])
+        return self._click(asked, where, np.concatenate([np.empty(0, np.int32), *items]))
 
     def _reach(self, history: History, time_Q: NDArray[np.int64]) -> Iterator[tuple[History, slice | NDArray[np.intp]]]:
         """(the part of the history that features may look at, the queries it is for); see `History.within_reach`.
@@ -146,39 +161,31 @@ class FeatureSource:
             stop = np.searchsorted(history.time_N, time_Q[at].max(), side="left")
             yield history.slice(int(start_Q[at[0]]), int(stop)), at
 
-    def _user(
-        self, history: History, time_Q: NDArray[np.int64], residual_N: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _user(self, asked: Asked) -> NDArray[np.float32]:
         return user_features(
-            history,
-            time_Q,
+            asked,
             vocabulary=self.vocabulary,
-            residual_N=residual_N,
+            residual_N=self.residuals(asked.history),
             windows_days=self.recipe.features.windows_days,
             prior=self.recipe.features.prior_strength,
         )
 
-    def _click(self, history: History, item_Q: NDArray[np.int32], time_Q: NDArray[np.int64]) -> NDArray[np.float32]:
-        residual_N, surprise_N = self.residuals(history), self.surprises(history)
-        moments, where = np.unique(time_Q, return_inverse=True)
-        user = self._user(history, moments, residual_N)
+    def _click(self, moments: Asked, where_Q: NDArray[np.int64], item_Q: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Each item at the moment to which `where_Q` points: a user's own features are computed once per moment."""
+        prior = self.recipe.features.prior_strength
+        surprise_N = surprises(moments.joined, statistics=self.statistics, vocabulary=self.vocabulary, prior=prior)
+        asked = moments.take(where_Q)
         pair = pair_features(
-            history,
+            asked,
             item_Q,
-            time_Q,
             catalogue=self.catalogue,
             statistics=self.statistics,
             vocabulary=self.vocabulary,
-            residual_N=residual_N,
+            residual_N=self.residuals(asked.history),
             surprise_N=surprise_N,
-            prior=self.recipe.features.prior_strength,
+            prior=prior,
         )
         near = neighbour_features(
-            history,
-            item_Q,
-            time_Q,
-            neighbours=self.neighbours,
-            vocabulary=self.vocabulary,
-            surprise_N=surprise_N,
+            asked, item_Q, neighbours=self.neighbours, vocabulary=self.vocabulary, surprise_N=surprise_N
         )
-        return np.concatenate([user[where], pair, near], axis=1)
+        return np.concatenate([self._user(moments)[where_Q], pair, near], axis=1)

@@ -3,7 +3,7 @@
 As-of rule: an event's residual is taken against the item's like rate of the day before the event, its surprise against the item's
 mean rating of the day before and the user's events strictly before.
 
-Shape letters: N events, V values per token.
+Shape letters: N events of all users, V values per token, Q questions.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.features.asked import Asked, Joined
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics, day_of
@@ -35,29 +36,24 @@ def residuals(
 
 
 def surprises(
-    history: History, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
 ) -> NDArray[np.float32]:
     """float32_N: what an event says beyond the item's mean and the user's: deviation less the user's mean deviation before it.
 
     The deviation is that of the rating, or of the label where the event has none; 0 where it has neither. Residuals against
     both baselines: Koren, "Factor in the neighbors" (2010).
     """
-    deviation_N, known_N = _deviations(history, statistics=statistics, vocabulary=vocabulary, prior=prior)
-    mean_N = _mean_before(deviation_N, known_N, history.time_N, history.time_N)
+    deviation_N, known_N = _deviations(joined.history, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    mean_N = _mean_before(deviation_N, known_N, joined.first_N, joined.before_N())
     return np.where(known_N, deviation_N - mean_N, 0.0).astype(np.float32)
 
 
 def user_means(
-    history: History,
-    time_Q: NDArray[np.int64],
-    *,
-    statistics: ItemStatistics,
-    vocabulary: EventVocabulary,
-    prior: float,
+    asked: Asked, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
 ) -> NDArray[np.float64]:
     """float64_Q: the user's mean deviation from the items' means in the USER_MEAN_EVENTS events before each moment, shrunk towards 0."""
-    deviation_N, known_N = _deviations(history, statistics=statistics, vocabulary=vocabulary, prior=prior)
-    return _mean_before(deviation_N, known_N, history.time_N, time_Q)
+    deviation_N, known_N = _deviations(asked.history, statistics=statistics, vocabulary=vocabulary, prior=prior)
+    return _mean_before(deviation_N, known_N, asked.first_Q, asked.before_Q)
 
 
 def _deviations(
@@ -76,26 +72,27 @@ def _deviations(
 def _mean_before(
     deviation_N: NDArray[np.float64],
     known_N: NDArray[np.bool_],
-    time_N: NDArray[np.int64],
-    time_Q: NDArray[np.int64],
+    first_Q: NDArray[np.int64],
+    before_Q: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    before = np.searchsorted(time_N, time_Q, side="left")
-    start = np.maximum(before - USER_MEAN_EVENTS, 0)
+    start = np.maximum(before_Q - USER_MEAN_EVENTS, first_Q)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, deviation_N, 0.0))])
     count = np.concatenate([[0], np.cumsum(known_N)])
-    return (sums[before] - sums[start]) / (count[before] - count[start] + _USER_PRIOR)
+    return (sums[before_Q] - sums[start]) / (count[before_Q] - count[start] + _USER_PRIOR)
 
 
 def token_values(
-    history: History, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
 ) -> NDArray[np.float32]:
-    """float32 [N, V], named by TOKEN_VALUES. The first event's gap is 0."""
+    """float32 [N, V], named by TOKEN_VALUES. The gap of a user's first event is 0."""
+    history = joined.history
     label = vocabulary.labels(history)
     gap_days = np.diff(history.time_N, prepend=history.time_N[:1]) / DAY_US
+    gap_days[joined.first_B[joined.first_B < len(history)]] = 0.0
     return np.stack(
         [
             residuals(history, statistics=statistics, vocabulary=vocabulary, prior=prior),
-            surprises(history, statistics=statistics, vocabulary=vocabulary, prior=prior),
+            surprises(joined, statistics=statistics, vocabulary=vocabulary, prior=prior),
             (~np.isnan(label)).astype(np.float32),
             np.log1p(np.maximum(vocabulary.amounts(history), 0.0)) / 3.0,
             np.log1p(np.maximum(gap_days, 0.0)) / 3.0,

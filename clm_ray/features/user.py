@@ -1,8 +1,8 @@
-"""Dense features of a user at a moment, from the arrays of one history.
+"""Dense features of users at moments, from the arrays of their histories.
 
 As-of rule: a query at time t sees events strictly before t. Changing events at or after t changes nothing.
 
-Shape letters: N events, A distinct activity times, Q queries.
+Shape letters: N events of all users, A activity events, Q questions.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.features.asked import Asked
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.schema import DAY_US
 
 NEVER_DAYS = 400.0
 """Stands for "never" where days since something are asked."""
+
+_DAYS = 1 << 20
+"""More days than any date has; makes (user, day) one sortable integer."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,11 @@ class Rfm:
     tenure_days: float | None
 
 
-def _sums_before(values_N: NDArray[np.float64], position_Q: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.concatenate([[0.0], np.cumsum(values_N)])[position_Q]
+def _sums_between(
+    values_N: NDArray[np.float64], begin_Q: NDArray[np.int64], end_Q: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    sums = np.concatenate([[0.0], np.cumsum(values_N)])
+    return sums[end_Q] - sums[begin_Q]
 
 
 def user_feature_names(windows_days: tuple[int, ...]) -> tuple[str, ...]:
@@ -45,8 +52,7 @@ def user_feature_names(windows_days: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def user_features(
-    history: History,
-    time_Q: NDArray[np.int64],
+    asked: Asked,
     *,
     vocabulary: EventVocabulary,
     residual_N: NDArray[np.float32],
@@ -54,58 +60,57 @@ def user_features(
     prior: float,
 ) -> NDArray[np.float32]:
     """float32 [Q, F], named by `user_feature_names`; `residual_N` from `tokens.residuals`."""
+    history, time_Q, first_Q, before_Q = asked.history, asked.time_Q, asked.first_Q, asked.before_Q
     active = vocabulary.is_activity(history)
+    alive_A = np.concatenate([[0], np.cumsum(active)])
     act_time = history.time_N[active]
-    act_day = np.unique(act_time // DAY_US)
+    act_day = np.unique(asked.joined.owner_N[active] * _DAYS + act_time // DAY_US)
     amount_N = vocabulary.amounts(history).astype(np.float64)
     labelled = (~np.isnan(vocabulary.labels(history))).astype(np.float64)
     passive = (vocabulary.is_context(history) & ~active).astype(np.float64)
 
-    before_N = np.searchsorted(history.time_N, time_Q, side="left")
-    before_A = np.searchsorted(act_time, time_Q, side="left")
-    today_Q = time_Q // DAY_US
+    first_A, before_A = alive_A[first_Q], alive_A[before_Q]
+    today_Q = asked.owner_Q * _DAYS + time_Q // DAY_US
+    first_day = np.searchsorted(act_day, asked.owner_Q * _DAYS, side="left")
     # A day counts once its last event lies before t; the day of t itself counts if it had an earlier event.
-    days_before = np.searchsorted(act_day, today_Q, side="left")
-    started_today = (
-        (before_A > 0) & (act_time[np.maximum(before_A - 1, 0)] // DAY_US == today_Q)
-        if len(act_time)
-        else np.zeros(len(time_Q), bool)
-    )
+    days_before = np.searchsorted(act_day, today_Q, side="left") - first_day
+    started_today = np.zeros(len(time_Q), bool)
+    if len(act_time):
+        started_today = (before_A > first_A) & (act_time[before_A - 1] // DAY_US == time_Q // DAY_US)
     active_days = days_before + started_today
 
-    def since(times: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.float64]:
+    def since(times: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float64]:
         if not len(times):
             return np.full(len(time_Q), NEVER_DAYS)
-        return np.where(count > 0, (time_Q - times[np.maximum(count - 1, 0)]) / DAY_US, NEVER_DAYS)
+        return np.where(end > begin, (time_Q - times[end - 1]) / DAY_US, NEVER_DAYS)
 
-    recency = since(act_time, before_A)
-    tenure = np.where(before_A > 0, (time_Q - (act_time[0] if len(act_time) else 0)) / DAY_US, 0.0)
+    recency = since(act_time, first_A, before_A)
+    start = act_time[np.minimum(first_A, len(act_time) - 1)] if len(act_time) else 0
+    tenure = np.where(before_A > first_A, (time_Q - start) / DAY_US, 0.0)
     gap = np.diff(act_day).astype(np.float64)
+    gap[np.diff(act_day // _DAYS) > 0] = 0.0  # from one user to the next
     gaps_known = np.maximum(active_days - 1, 0)
-    gap_mean = _sums_before(gap, np.minimum(gaps_known, len(gap))) / np.maximum(gaps_known, 1)
-    gap_square = _sums_before(gap**2, np.minimum(gaps_known, len(gap))) / np.maximum(gaps_known, 1)
+    begin = np.minimum(first_day, len(gap))
+    end = np.minimum(begin + gaps_known, len(gap))
+    gap_mean = _sums_between(gap, begin, end) / np.maximum(gaps_known, 1)
+    gap_square = _sums_between(gap**2, begin, end) / np.maximum(gaps_known, 1)
     gap_sd = np.sqrt(np.maximum(gap_square - gap_mean**2, 0.0))
 
-    columns = [np.log1p(recency), np.log1p(since(history.time_N, before_N)), np.log1p(tenure)]
+    columns = [np.log1p(recency), np.log1p(since(history.time_N, first_Q, before_Q)), np.log1p(tenure)]
     columns += [np.log1p(gap_mean), np.log1p(gap_sd), np.log1p(recency / np.maximum(gap_mean, 1.0))]
-    columns += [np.log1p(before_N), np.log1p(active_days)]
-    spend_before = _sums_before(amount_N, before_N)
+    columns += [np.log1p(before_Q - first_Q), np.log1p(active_days)]
     for days in windows_days:
-        from_N = np.searchsorted(history.time_N, time_Q - days * DAY_US, side="left")
-        from_day = np.searchsorted(act_day, today_Q - days, side="left")
+        from_day = np.maximum(np.searchsorted(act_day, today_Q - days, side="left") - first_day, 0)
         columns += [
             np.log1p(np.maximum(active_days - from_day, 0)),
-            np.log1p(np.maximum(spend_before - _sums_before(amount_N, from_N), 0.0)),
+            np.log1p(np.maximum(_sums_between(amount_N, asked.since(days), before_Q), 0.0)),
         ]
-    from_28 = np.searchsorted(history.time_N, time_Q - 28 * DAY_US, side="left")
-    columns.append(np.log1p(_sums_before(passive, before_N) - _sums_before(passive, from_28)))
-    residual_before = _sums_before(residual_N.astype(np.float64), before_N)
-    labels_before = _sums_before(labelled, before_N)
-    columns.append(residual_before / (labels_before + prior))
+    columns.append(np.log1p(_sums_between(passive, asked.since(28), before_Q)))
+    beyond_N = residual_N.astype(np.float64)
+    columns.append(_sums_between(beyond_N, first_Q, before_Q) / (_sums_between(labelled, first_Q, before_Q) + prior))
     for recent in (10, 30):
-        start = np.maximum(before_N - recent, 0)
-        count = labels_before - _sums_before(labelled, start)
-        columns.append((residual_before - _sums_before(residual_N.astype(np.float64), start)) / (count + 3.0))
+        lately = np.maximum(before_Q - recent, first_Q)
+        columns.append(_sums_between(beyond_N, lately, before_Q) / (_sums_between(labelled, lately, before_Q) + 3.0))
     week = 2 * np.pi * ((time_Q / DAY_US) % 7) / 7
     columns += [np.sin(week), np.cos(week)]
     return np.stack(columns, axis=1).astype(np.float32)

@@ -9,7 +9,7 @@ Shape letters: B users, T tokens (start token first), C candidates of one user, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.features.asked import Joined
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
@@ -126,70 +127,72 @@ class Scorer:
         known = [h.select(self.vocabulary.counts(h)) for h in past]
         most = self.recipe.features.max_history
         histories = [h.within_reach(r.time, most) for h, r in zip(known, requests, strict=True)]
-        contexts, values = zip(*(self._context(h, reach) for h in histories), strict=True)
+        contexts, values = self._contexts(histories, reach)
         users = user_inputs(
             items=[c.item_N.astype(np.int64) for c in contexts],
             events=[c.event_N.astype(np.int64) for c in contexts],
-            values=list(values),
+            values=values,
             columns=[self._columns.get(r.user_id, ({}, {})) for r in requests],
             table=self._users,
         )
         token_BTD = self.network.tokens(self._item_ID, users)
-        state_BTD = self.network.user_states(token_BTD)
-        out = []
-        for b, (request, history, context) in enumerate(zip(requests, histories, contexts, strict=True)):
-            last = len(context)
-            out.append(
-                UserState(
-                    request.user_id,
-                    request.time,
-                    history,
-                    state_BTD[b, last].numpy().copy(),
-                    token_BTD[b, : last + 1].numpy().copy(),
-                )
-            )
-        return out
+        state_BTD = self.network.user_states(token_BTD).numpy()
+        tokens = token_BTD.numpy()
+        return [
+            UserState(r.user_id, r.time, history, state_BTD[b, len(c)].copy(), tokens[b, : len(c) + 1].copy())
+            for b, (r, history, c) in enumerate(zip(requests, histories, contexts, strict=True))
+        ]
 
-    def _context(self, history: History, reach: int) -> tuple[History, NDArray[np.float32]]:
+    def _contexts(self, histories: Sequence[History], reach: int) -> tuple[list[History], list[NDArray[np.float32]]]:
+        """What the user tower sees of each history, and the values of these tokens."""
         # More events than the tower sees, so that the first values (gap, surprise) are the same as inside a longer history.
-        context = history.select(self.vocabulary.is_context(history)).tail(reach + USER_MEAN_EVENTS + 1)
+        longer = [h.select(self.vocabulary.is_context(h)).tail(reach + USER_MEAN_EVENTS + 1) for h in histories]
         values = token_values(
-            context,
+            Joined.of(longer),
             statistics=self.source.statistics,
             vocabulary=self.vocabulary,
             prior=self.recipe.features.prior_strength,
         )
-        return context.tail(reach), values[-reach:] if len(context) > reach else values
+        ends = np.cumsum([len(h) for h in longer]).tolist()
+        contexts = [h.tail(reach) for h in longer]
+        return contexts, [values[end - len(c) : end] for end, c in zip(ends, contexts, strict=True)]
 
     @torch.inference_mode()
     def click(self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Probability of a positive answer to each candidate row, per user."""
-        return [torch.sigmoid(self._click_one(state, rows)).numpy() for state, rows in zip(states, items, strict=True)]
+        return [torch.sigmoid(torch.from_numpy(logit)).numpy() for logit in self.click_logits(states, items)]
 
     @torch.inference_mode()
     def click_logits(
         self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float32]]:
         """Calibrated logit of `click`'s probabilities, per user."""
-        return [self._click_one(state, rows).numpy() for state, rows in zip(states, items, strict=True)]
+        found = [np.empty(len(rows), np.float32) for rows in items]
+        for pieces in _passes([len(rows) for rows in items]):
+            some, rows = [states[place] for place, _ in pieces], [items[place][cut] for place, cut in pieces]
+            dense_BQS = pad(self._click_features(some, rows), torch.float32, width=len(self.spec.click.chosen))
+            target_BQD = self._item_ID[pad([r.astype(np.int64) for r in rows], torch.int64)]
+            logit_BQ = self.network.click_logits_of(self._fields(some, target_BQD, dense_BQS))
+            calibrated_BQ = self.calibration.apply(logit_BQ).numpy()
+            for b, ((place, cut), row_C) in enumerate(zip(pieces, rows, strict=True)):
+                found[place][cut] = calibrated_BQ[b, : len(row_C)]
+        return found
 
-    def _click_one(self, state: UserState, rows: NDArray[np.int32]) -> Tensor:
-        dense = self.click_features(state, rows)
-        parts = []
-        for first in range(0, len(rows), _PAIRS_PER_PASS):
-            cut = slice(first, first + _PAIRS_PER_PASS)
-            target = self._item_ID[torch.from_numpy(rows[cut].astype(np.int64))]
-            parts.append(self.logits_of(state, target, dense[cut]))
-        return torch.cat(parts) if parts else torch.empty(0)
+    def _click_features(
+        self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
+    ) -> list[NDArray[np.float32]]:
+        """[C, S] per user."""
+        time_B = np.array([state.time for state in states], np.int64)
+        dense = self.spec.click.apply(self.source.click_of([state.history for state in states], time_B, items))
+        return np.split(dense, np.cumsum([len(rows) for rows in items])[:-1])
 
     def click_features(self, state: UserState, rows: NDArray[np.int32]) -> Tensor:
         """[C, S]: the dense features that the click head gets with each candidate."""
-        time = np.full(len(rows), state.time, np.int64)
-        return torch.from_numpy(self.spec.click.apply(self.source.click(state.history, rows, time)))
+        return torch.from_numpy(self._click_features([state], [rows])[0])
 
     def logits_of(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Tensor:
         """Calibrated click logits [C] of item vectors, whether of the catalogue or not. Differentiable in both."""
-        logit = self.network.click_logits_of(self._fields(state, target_CD, dense_CS))[0]
+        logit = self.network.click_logits_of(self._fields([state], target_CD[None], dense_CS[None]))[0]
         return self.calibration.apply(logit)
 
     @torch.inference_mode()
@@ -202,7 +205,8 @@ class Scorer:
         found = []
         for state, rows in zip(states, items, strict=True):
             target = self._item_ID[torch.from_numpy(rows.astype(np.int64))]
-            found.append(self.network.ratings(self._fields(state, target, self.click_features(state, rows)))[0].numpy())
+            fields = self._fields([state], target[None], self.click_features(state, rows)[None])
+            found.append(self.network.ratings(fields)[0].numpy())
         return found
 
     @torch.inference_mode()
@@ -233,17 +237,19 @@ class Scorer:
             return np.empty((0, len(self.recipe.retention.bin_ends)), np.float32)
         return survival_from(self.network.hazard_logits(*self._retention_inputs(states))[:, 0]).numpy()
 
-    def _fields(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Fields:
-        token = torch.from_numpy(state.token_TD)[None]
-        pos = torch.full((1, len(target_CD)), state.token_TD.shape[0] - 1)
-        profile = torch.from_numpy(state.profile_D).expand(target_CD.shape)[None]
-        return self.network.fields(token, profile, pos, target_CD[None], dense_CS[None])
+    def _fields(self, states: Sequence[UserState], target_BQD: Tensor, dense_BQS: Tensor) -> Fields:
+        token_BTD = pad([state.token_TD for state in states], torch.float32, width=target_BQD.shape[-1])
+        # All targets of a user stand behind the last token.
+        pos_B1 = torch.tensor([[len(state.token_TD) - 1] for state in states])
+        profile_BD = torch.from_numpy(np.stack([state.profile_D for state in states]))
+        return self.network.fields(token_BTD, profile_BD[:, None].expand_as(target_BQD), pos_B1, target_BQD, dense_BQS)
 
     def _retention_inputs(self, states: Sequence[UserState]) -> tuple[Tensor, Tensor]:
         """(profiles [B, 1, D], features [B, 1, S])."""
-        dense = [self.spec.retention.apply(self.source.retention(s.history, np.array([s.time]))) for s in states]
+        time_B = np.array([state.time for state in states], np.int64)
+        dense = self.spec.retention.apply(self.source.retention_of([state.history for state in states], time_B))
         profile = torch.from_numpy(np.stack([s.profile_D for s in states]))
-        return profile[:, None], torch.from_numpy(np.concatenate(dense))[:, None]
+        return profile[:, None], torch.from_numpy(dense)[:, None]
 
     @torch.inference_mode()
     def retrieve(self, states: Sequence[UserState], *, count: int) -> list[NDArray[np.int32]]:
@@ -270,6 +276,23 @@ class Scorer:
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""
         return self._item_ID[torch.from_numpy(rows.astype(np.int64))].numpy()
+
+
+def _passes(sizes: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:
+    """(place, part of its list) of what is scored in one pass: parts of about the same length together, so that little is padded."""
+    parts = [
+        (min(_PAIRS_PER_PASS, size - first), place, first)
+        for place, size in enumerate(sizes)
+        for first in range(0, size, _PAIRS_PER_PASS)
+    ]
+    some: list[tuple[int, slice]] = []
+    for size, place, first in sorted(parts):
+        if some and (len(some) + 1) * size > _PAIRS_PER_PASS:
+            yield some
+            some = []
+        some.append((place, slice(first, first + size)))
+    if some:
+        yield some
 
 
 def own_items(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.int32]:

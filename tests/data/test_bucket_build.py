@@ -43,6 +43,7 @@ from clm_ray.data.bucket import (
 )
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.occasions import Occasion
+from clm_ray.features.asked import Joined
 from clm_ray.features.tokens import TOKEN_VALUES, token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
@@ -79,7 +80,10 @@ def test_each_target_has_its_split_its_features_and_the_events_before_it(log: li
         # The same tokens as serving makes of the newest events, with one more so that the first gap is known.
         context = history_of(r for r in mine if is_context(r) and r.time < target.time).tail(reach + 1)
         tokens = token_values(
-            context, statistics=source.statistics, vocabulary=VOCABULARY, prior=made.features.prior_strength
+            Joined.of([context]),
+            statistics=source.statistics,
+            vocabulary=VOCABULARY,
+            prior=made.features.prior_strength,
         )
         np.testing.assert_array_equal(
             np.array(target.tokens[-reach:]).reshape(-1, len(TOKEN_VALUES)),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_logs import CATALOGUE, HOUR_US, ITEMS, VOCABULARY, Row, history_of, moments, numbered, rows, source_of
 
+from clm_ray.features.asked import Joined
 from clm_ray.features.interests import interests
 from clm_ray.features.statistics import day_of
 from clm_ray.features.tokens import token_values
@@ -61,7 +62,7 @@ def test_tokens_residuals_interests_and_rfm_do_not_see_the_future(fork: tuple[in
             source, history = source_of(log), histories(log)[user]
             before = len(history.before(t))
             tokens = token_values(
-                history,
+                Joined.of([history]),
                 statistics=source.statistics,
                 vocabulary=VOCABULARY,
                 prior=source.recipe.features.prior_strength,

@@ -24,6 +24,7 @@ from made_logs import (
     source_of,
 )
 
+from clm_ray.features.asked import Asked
 from clm_ray.features.history import EMPTY
 from clm_ray.features.neighbours import NEIGHBOUR_FEATURES, NO_NEIGHBOURS, ItemNeighbours, neighbour_features, tastes
 
@@ -51,9 +52,8 @@ def features(log: Sequence[Row], questions: Sequence[tuple[int, int]], neighbour
     history = history_of(row for row in log if row.user == "u1")
     items, times = (np.array(column) for column in zip(*questions, strict=True))
     return neighbour_features(
-        history,
+        Asked.one(history, times.astype(np.int64)),
         items.astype(np.int32),
-        times.astype(np.int64),
         neighbours=neighbours,
         vocabulary=VOCABULARY,
         surprise_N=source.surprises(history),

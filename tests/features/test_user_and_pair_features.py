@@ -25,6 +25,7 @@ from made_logs import (
     source_of,
 )
 
+from clm_ray.features.asked import Joined
 from clm_ray.features.history import EMPTY
 from clm_ray.features.neighbours import NEIGHBOUR_FEATURES
 from clm_ray.features.pair import PAIR_FEATURES
@@ -219,7 +220,9 @@ def test_retention_features_are_the_user_features(log: list[Row], times: list[in
 def test_token_values_are_what_their_names_say(log: list[Row]) -> None:
     mine = ordered(row for row in log if row.user == "u1")
     source = source_of(log)
-    values = token_values(history_of(mine), statistics=source.statistics, vocabulary=VOCABULARY, prior=PRIOR)
+    values = token_values(
+        Joined.of([history_of(mine)]), statistics=source.statistics, vocabulary=VOCABULARY, prior=PRIOR
+    )
     assert values.shape == (len(mine), len(TOKEN_VALUES))
     for n, row in enumerate(mine):
         gap = (row.time - mine[n - 1].time) / DAY_US if n else 0.0
