@@ -32,6 +32,7 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         configure_logging=True,
         logging_level="ERROR",
+        _system_config={"metrics_report_interval_ms": 500},
     )
     yield
     ray.shutdown()

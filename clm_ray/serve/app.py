@@ -21,6 +21,7 @@ from clm_ray.serve.hops import Hops, ProfileBatch, Profiled, RankBatch, Ranked
 from clm_ray.serve.http import build_http
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.retention import Retention, open_retention
+from clm_ray.serve.telemetry import ray_telemetry
 from clm_ray.store.clock import open_clock
 from clm_ray.store.store import Store, open_store
 
@@ -52,6 +53,7 @@ class GatewayReplica(Gateway):
             hops=hops,
             coalesce=args.coalesce,
             timeouts=args.timeouts,
+            telemetry=ray_telemetry(),
         )
         self._admin_token = args.admin_token()
 
@@ -70,7 +72,8 @@ class ProfilerReplica:
         def open_release(folder: Path) -> ProfilerRelease:
             return ProfilerRelease(Scorer.open(folder, threads=args.threads), thresholds_of(folder))
 
-        self._part = Profiler(releases=Opened(_release(args), open_release=open_release), store=_store(args))
+        releases = Opened(_release(args), open_release=open_release)
+        self._part = Profiler(releases=releases, store=_store(args), telemetry=ray_telemetry())
 
     async def loaded(self) -> str:
         """See `Profiler.loaded`."""
@@ -106,7 +109,8 @@ class RetentionReplica(Retention):
     """Opens what retention needs from the arguments."""
 
     def __init__(self, args: AppArgs) -> None:
-        super().__init__(releases=Opened(_release(args), open_release=open_retention), store=_store(args))
+        releases = Opened(_release(args), open_release=open_retention)
+        super().__init__(releases=releases, store=_store(args), telemetry=ray_telemetry())
 
 
 def build_app(args: AppArgs) -> Application:

@@ -34,6 +34,8 @@ class ServedCatalogue:
     vocabulary: EventVocabulary
     popular_I: NDArray[np.int32]
     pseudonyms: Pseudonyms | None = None
+    arm: str = ""
+    """Which arm of a split this release is; empty where there is no split."""
 
     def known_as(self, user_id: str) -> str:
         """The id under which everything behind the gateway knows a caller's user."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
@@ -34,6 +35,7 @@ from clm_ray.messages import (
     Verdict,
     Version,
 )
+from clm_ray.serve import measures
 from clm_ray.serve.answers import Draft, answer_of, candidates_of, popular_slate, slate_of
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
 from clm_ray.serve.asks import Ask, read_ask
@@ -41,6 +43,8 @@ from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.coalesce import Coalescer
 from clm_ray.serve.hops import Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
 from clm_ray.serve.intake import admit
+from clm_ray.serve.observed import note_answers, note_events
+from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.store.clock import Clock
 from clm_ray.store.store import Store
 
@@ -67,12 +71,15 @@ class Gateway:
         hops: Hops,
         coalesce: CoalesceArgs,
         timeouts: TimeoutArgs,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        """`telemetry`: where metrics go; None: nowhere."""
         self._served = served
         self._store = store
         self._clock = clock
         self._hops = hops
         self._timeouts = timeouts
+        self.telemetry = telemetry or unrecorded()
         self._recommendations = _coalescer(self._recommend, coalesce)
         self._profiles = _coalescer(self._profile, coalesce)
 
@@ -102,14 +109,17 @@ class Gateway:
         admitted = admit(request.events, served=self._served, now=now)
         stored = []
         if admitted.events:
-            stored = await asyncio.to_thread(self._store.append_events, admitted.events, received_at=now)
+            with self.telemetry.timed(measures.STORE_SECONDS, "append_events"):
+                stored = await asyncio.to_thread(self._store.append_events, admitted.events, received_at=now)
         verdicts = list(admitted.rejected)
         for index, event, verdict, note in zip(admitted.index, admitted.events, stored, admitted.notes, strict=True):
             fields = {"note": note} if note else {}
             verdicts.append(Verdict(index=index, event_id=event.event_id, status=verdict.value, **fields))
         verdicts.sort(key=lambda verdict: verdict.index)
         count = {status: sum(v.status == status for v in verdicts) for status in ("accepted", "duplicate", "rejected")}
-        return EventsAnswer(verdicts=verdicts, **count)
+        answer = EventsAnswer(verdicts=verdicts, **count)
+        note_events(self.telemetry, answer)
+        return answer
 
     async def version(self) -> Version:
         """What is being served."""
@@ -159,6 +169,7 @@ class Gateway:
         return profiled.profiles
 
     async def _recommend(self, asks: list[Ask]) -> list[Recommendation]:
+        start = time.perf_counter()
         drafts = [Draft(ask=ask, ranked=popular_slate(ask, served=self._served)) for ask in asks]
         profiled, trouble = await self._profiled([ProfileAsk(a.user_id, a.time, a.recent) for a in asks])
         if profiled is None:
@@ -171,6 +182,7 @@ class Gateway:
                 draft.degraded += [] if profile.events else ["no_history"]
             await asyncio.gather(self._rank(drafts, profiled), self._retain(drafts, profiled))
         await self._log([draft for draft in drafts if draft.ask.live])
+        note_answers(self.telemetry, drafts, served=self._served, seconds=time.perf_counter() - start)
         return [answer_of(draft, served=self._served) for draft in drafts]
 
     async def _profiled(self, asks: list[ProfileAsk]) -> tuple[Profiled | None, str]:
@@ -215,9 +227,12 @@ class Gateway:
         ids = [uuid.uuid4().hex for _ in live]
         slates = [slate_of(d, decision_id=i, served=self._served) for d, i in zip(live, ids, strict=True)]
         late = threading.Event()
-        _, trouble = await self._within(
-            "store", lambda: asyncio.to_thread(self._store.log_slates, slates, cancelled=late), self._timeouts.store_s
-        )
+        with self.telemetry.timed(measures.STORE_SECONDS, "log_slates"):
+            _, trouble = await self._within(
+                "store",
+                lambda: asyncio.to_thread(self._store.log_slates, slates, cancelled=late),
+                self._timeouts.store_s,
+            )
         if trouble:
             late.set()  # the thread may go on: what the answer calls not logged must not be logged after all
         for draft, decision_id in zip(live, ids, strict=True):
@@ -228,15 +243,19 @@ class Gateway:
 
     async def _within(self, part: str, hop: Callable[[], Awaitable[T]], seconds: float) -> tuple[T | None, str]:
         """What the part answers, or None and why not: the one place where failures become degradations."""
+        start, outcome = time.perf_counter(), "ok"
         try:
             async with asyncio.timeout(seconds):
                 return await hop(), ""
         except TimeoutError:
             logger.warning("%s did not answer within %g s", part, seconds)
-            return None, f"{part}_late"
+            outcome = "late"
         except Exception as error:
             logger.error("%s failed: %s", part, _cause(error))
-            return None, f"{part}_failed"
+            outcome = "failed"
+        finally:
+            self.telemetry.observe(measures.HOP_SECONDS, part, outcome, value=time.perf_counter() - start)
+        return None, f"{part}_{outcome}"
 
 
 def _cause(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from clm_ray.messages import (
 )
 from clm_ray.serve import problems
 from clm_ray.serve.gateway import Gateway
+from clm_ray.serve.observed import RequestCounts
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Longer bodies are refused."""
@@ -42,6 +43,7 @@ def build_http(gateway: Gateway, *, admin_token: str | None) -> FastAPI:
         responses=problems.RESPONSES,
     )
     app.add_middleware(problems.BodyLimit, limit=MAX_BODY_BYTES)
+    app.add_middleware(RequestCounts, telemetry=gateway.telemetry)
     problems.install(app)
 
     @app.post(

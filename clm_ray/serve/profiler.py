@@ -22,8 +22,10 @@ from clm_ray.features.user import rfm
 from clm_ray.lifecycle.stages import Thresholds, explain_stage
 from clm_ray.messages import Interest, Profile
 from clm_ray.model.inference import Scorer, UserRequest, UserState
+from clm_ray.serve import measures
 from clm_ray.serve.hops import ProfileBatch, Profiled, RetentionFacts
 from clm_ray.serve.opened import Opened
+from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.store.history import StoredHistory
 from clm_ray.store.store import Store
 
@@ -41,9 +43,10 @@ class ProfilerRelease:
 class Profiler:
     """Answers `ProfileBatch`es. The store is read in one thread pool, the model runs in a thread of its own."""
 
-    def __init__(self, *, releases: Opened[ProfilerRelease], store: Store) -> None:
+    def __init__(self, *, releases: Opened[ProfilerRelease], store: Store, telemetry: Telemetry | None = None) -> None:
         self._releases = releases
         self._store = store
+        self._telemetry = telemetry or unrecorded()
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="profiler-model")
 
     async def loaded(self) -> str:
@@ -54,7 +57,8 @@ class Profiler:
     async def profile(self, batch: ProfileBatch) -> Profiled:
         """Profiles and states, in the order of the batch."""
         users = [ask.user_id for ask in batch.asks]
-        stored = await asyncio.to_thread(self._store.histories, users)
+        with self._telemetry.timed(measures.STORE_SECONDS, "histories"):
+            stored = await asyncio.to_thread(self._store.histories, users)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._model, self._profile, batch, stored)
 

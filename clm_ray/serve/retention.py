@@ -19,9 +19,11 @@ from clm_ray.decide.explain import explain
 from clm_ray.lifecycle.stages import Thresholds, explain_stage
 from clm_ray.messages import RetentionAction
 from clm_ray.policy.epochs import epoch_of
+from clm_ray.serve import measures
 from clm_ray.serve.catalogue import recipe_of, thresholds_of
 from clm_ray.serve.hops import RetainBatch, RetentionFacts
 from clm_ray.serve.opened import Opened
+from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.store.records import RetentionDecision, UserOverlay
 from clm_ray.store.store import Store
 
@@ -58,9 +60,10 @@ def open_retention(folder: Path) -> RetentionRelease:
 class Retention:
     """Answers `RetainBatch`es; the store is called in threads."""
 
-    def __init__(self, *, releases: Opened[RetentionRelease], store: Store) -> None:
+    def __init__(self, *, releases: Opened[RetentionRelease], store: Store, telemetry: Telemetry | None = None) -> None:
         self._releases = releases
         self._store = store
+        self._telemetry = telemetry or unrecorded()
 
     async def loaded(self) -> str:
         """The release this replica was started with."""
@@ -68,7 +71,8 @@ class Retention:
 
     async def retain(self, batch: RetainBatch) -> list[RetentionAction]:
         """The decision in force for each user, in the order of the batch; new ones are durable when this returns."""
-        return await asyncio.to_thread(self._retain, batch)
+        with self._telemetry.timed(measures.STORE_SECONDS, "decisions"):
+            return await asyncio.to_thread(self._retain, batch)
 
     def _retain(self, batch: RetainBatch) -> list[RetentionAction]:
         release = self._releases.get(batch.release)
