@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clm_ray.errors import StoreError
-from clm_ray.store.store import Store
+
+if TYPE_CHECKING:
+    from clm_ray.store.store import Store
 
 
 def wall_us() -> int:

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from clm_ray.schema import AVAILABILITY, EVENTS, slate_slot
 from clm_ray.store import tables
+from clm_ray.store.engine import Lock, hold
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.settings import get_setting, put_setting
 from clm_ray.store.store import Store
@@ -83,6 +84,7 @@ def _plan(store: Store, rows: int) -> tuple[Mark, Mark] | None:
         planned = _mark(connection, _PLAN)
         if planned is not None and planned != after:
             return after, planned
+        hold(connection, Lock.APPEND)  # until everybody who has a lower `seq` has committed, or has not
         upto = Mark(
             events=_last_of(connection, tables.EVENTS, after.events, rows),
             slates=_last_of(connection, tables.SERVED_SLATES, after.slates, rows),

@@ -6,20 +6,29 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, select, tuple_, update
+import orjson
+from sqlalchemy import Connection, bindparam, func, select, tuple_, update
 
 from clm_ray.config.policy import NO_ACTION
 from clm_ray.errors import StoreError
 from clm_ray.store import ledger
-from clm_ray.store.engine import chunks, insert
+from clm_ray.store.audit import DECISION, OVERRIDE, AuditEntry, record_digest
+from clm_ray.store.engine import Lock, chunks, hold, insert
 from clm_ray.store.records import Override, RetentionDecision, ServedSlate
 from clm_ray.store.tables import RETENTION_DECISIONS, SERVED_SLATES
 
 
-def book(connection: Connection, decisions: Sequence[RetentionDecision]) -> list[RetentionDecision]:
-    """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored."""
+def book(
+    connection: Connection, decisions: Sequence[RetentionDecision], *, audited: list[AuditEntry]
+) -> list[RetentionDecision]:
+    """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored.
+
+    What the audit log has to say of it is added to `audited`.
+    """
     first: dict[tuple[str, int], RetentionDecision] = {}
-    for decision in decisions:
+    for decision in sorted(
+        decisions, key=lambda d: (d.user_id, d.epoch)
+    ):  # one order for all: no two wait for each other
         first.setdefault((decision.user_id, decision.epoch), decision)
     rows = [
         {
@@ -33,29 +42,43 @@ def book(connection: Connection, decisions: Sequence[RetentionDecision]) -> list
         for decision in first.values()
     ]
     if rows:
-        statement = insert(RETENTION_DECISIONS).on_conflict_do_nothing().returning(RETENTION_DECISIONS.c.action_id)
-        written = set(connection.execute(statement, rows).scalars())
-        _settle(connection, [decision for decision in first.values() if decision.action_id in written])
+        statement = insert(connection, RETENTION_DECISIONS).on_conflict_do_nothing()
+        written = set(connection.execute(statement.returning(RETENTION_DECISIONS.c.action_id), rows).scalars())
+        new = [decision for decision in first.values() if decision.action_id in written]
+        _settle(connection, new)
+        audited.extend(_entered(decision) for decision in new)
     stored = decisions_of(connection, list(first))
     return [stored[d.user_id, d.epoch] for d in decisions]
 
 
-def override(connection: Connection, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
+def override(
+    connection: Connection, action_ids: Sequence[str], *, by: Override, audited: list[AuditEntry]
+) -> list[RetentionDecision]:
     """Append an override to each decision that is not overridden to that action yet, and return what is stored now.
 
-    The drawn action stays in the record and counts for cooldowns: it may have been delivered before.
+    The drawn action stays in the record and counts for cooldowns: it may have been delivered before. Raises StoreError for an
+    unknown id.
     """
     of = RETENTION_DECISIONS.c
-    result = []
+    stored: dict[str, RetentionDecision] = {}
+    changed = []
+    for part in chunks(sorted(set(action_ids))):
+        query = select(of.action_id, of.record).where(of.action_id.in_(part)).order_by(of.action_id)
+        for action_id, record in connection.execute(query.with_for_update()):
+            decision = RetentionDecision.from_json(record)
+            if decision.in_force != by.action:
+                decision = replace(decision, overrides=(*decision.overrides, by))
+                changed.append({"of_id": action_id, "now": _with_override(record, by)})
+                content = {"action_id": action_id, "action": by.action, "rule": by.rule}
+                audited.append(AuditEntry(OVERRIDE, by.time, content, user_id=decision.user_id))
+            stored[action_id] = decision
+    if changed:
+        change = update(RETENTION_DECISIONS).where(of.action_id == bindparam("of_id"))
+        connection.execute(change.values(record=bindparam("now")), changed)
     for action_id in action_ids:
-        record = connection.execute(select(of.record).where(of.action_id == action_id)).scalar_one()
-        decision = RetentionDecision.from_json(record)
-        if decision.in_force != by.action:
-            decision = replace(decision, overrides=(*decision.overrides, by))
-            change = update(RETENTION_DECISIONS).where(of.action_id == action_id)
-            connection.execute(change.values(record=decision.to_json()))
-        result.append(decision)
-    return result
+        if action_id not in stored:
+            raise StoreError("there is no such decision", field="action_id", value=action_id, fix="book it first")
+    return [stored[action_id] for action_id in action_ids]
 
 
 def decisions_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
@@ -93,10 +116,12 @@ def log_slates(connection: Connection, slates: Sequence[ServedSlate]) -> None:
             "action_id": s.action_id,
             "record": s.to_json(),
         }
-        for s in slates
+        for s in sorted(slates, key=lambda s: s.decision_id)
     ]
     if rows:
-        connection.execute(insert(SERVED_SLATES).on_conflict_do_nothing(index_elements=["decision_id"]), rows)
+        hold(connection, Lock.APPEND, shared=True)
+        statement = insert(connection, SERVED_SLATES)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["decision_id"]), rows)
 
 
 def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, ServedSlate]:
@@ -107,6 +132,23 @@ def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, 
         for row in connection.execute(select(of.decision_id, of.record).where(of.decision_id.in_(part))):
             found[row.decision_id] = ServedSlate.from_json(row.record)
     return found
+
+
+def _entered(decision: RetentionDecision) -> AuditEntry:
+    content = {
+        "action_id": decision.action_id,
+        "action": decision.action,
+        "propensity": decision.propensity,
+        "record": record_digest(decision.to_json()),
+    }
+    return AuditEntry(DECISION, decision.time, content, user_id=decision.user_id)
+
+
+def _with_override(record: str, by: Override) -> str:
+    """The record with one override more, and everything else as it was written."""
+    raw = orjson.loads(record)
+    raw["overrides"].append(by)
+    return orjson.dumps(raw, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _settle(connection: Connection, decisions: Sequence[RetentionDecision]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, delete, select
 
 from clm_ray.store import tables
+from clm_ray.store.audit import blank
 from clm_ray.store.engine import chunks
 
 _OF_USERS = (
@@ -28,8 +29,9 @@ class Erased:
     decisions: list[str]
 
 
-def erase(connection: Connection, user_ids: Sequence[str]) -> Erased:
-    """Delete every row of these users. Reservations go with the decision that settled them."""
+def erase(connection: Connection, user_ids: Sequence[str], *, now: int) -> Erased:
+    """Delete every row of these users. Reservations go with the decision that settled them; of the audit log's entries
+    (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this."""
     decisions = _slates_of(connection, user_ids)
     removed = dict.fromkeys((table.name for table in (*_OF_USERS, tables.RESERVATIONS)), 0)
     for part in chunks(dict.fromkeys(user_ids)):
@@ -41,6 +43,7 @@ def erase(connection: Connection, user_ids: Sequence[str]) -> Erased:
             _delete(connection, tables.RESERVATIONS, tables.RESERVATIONS.c.key.in_(keys) & settled, removed)
         for table in _OF_USERS:
             _delete(connection, table, table.c.user_id.in_(part), removed)
+    removed[tables.AUDIT_LOG.name], removed[tables.AUDIT_KEYS.name] = blank(connection, user_ids, now=now)
     return Erased(removed, decisions)
 
 

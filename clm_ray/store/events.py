@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import orjson
 from sqlalchemy import Connection, delete, select
 
-from clm_ray.store.engine import chunks, insert
+from clm_ray.store.engine import Lock, chunks, hold, insert
 from clm_ray.store.history import NewEvent, StoredHistory, empty_history, merge, unpack, unpack_ids
 from clm_ray.store.records import StoredEvent, Verdict
 from clm_ray.store.tables import EVENTS, HISTORY_BASE
@@ -28,7 +28,7 @@ def ids_in_base(connection: Connection, events: Sequence[StoredEvent]) -> set[st
 def append(
     connection: Connection, events: Sequence[StoredEvent], *, known: set[str], received_at: int
 ) -> list[Verdict]:
-    """Insert what is new, in the order given; `known` ids are duplicates. One verdict per event."""
+    """Insert what is new; `known` ids are duplicates. One verdict per event, also where another process inserts the same."""
     rows: dict[str, dict[str, object]] = {}
     first: dict[str, int] = {}
     for place, event in enumerate(events):
@@ -48,8 +48,10 @@ def append(
         }
     accepted: set[int] = set()
     if rows:
-        statement = insert(EVENTS).on_conflict_do_nothing(index_elements=["event_id"]).returning(EVENTS.c.event_id)
-        inserted = connection.execute(statement, list(rows.values())).scalars()
+        hold(connection, Lock.APPEND, shared=True)
+        ordered = [rows[event_id] for event_id in sorted(rows)]  # one order for all: no two wait for each other
+        statement = insert(connection, EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
+        inserted = connection.execute(statement.returning(EVENTS.c.event_id), ordered).scalars()
         accepted = {first[event_id] for event_id in inserted}
     return [Verdict.ACCEPTED if place in accepted else Verdict.DUPLICATE for place in range(len(events))]
 
@@ -82,7 +84,7 @@ def replace_bases(connection: Connection, bases: Iterable[tuple[str, int, bytes]
     """Write (user id, last time, payload) over what these users had. Returns how many."""
     rows = [{"user_id": user, "dataset": dataset, "upto": upto, "payload": payload} for user, upto, payload in bases]
     if rows:
-        statement = insert(HISTORY_BASE)
+        statement = insert(connection, HISTORY_BASE)
         new = {name: statement.excluded[name] for name in ("dataset", "upto", "payload")}
         connection.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=new), rows)
     return len(rows)

@@ -118,7 +118,7 @@ def _release(connection: Connection, budget: str, *, made_before: int) -> None:
 
 def _set_cap(connection: Connection, budget: str, cap: int) -> int:
     """Set the cap, lock the budget, and return what is free."""
-    statement = insert(BUDGETS).values(name=budget, cap=cap, reserved=0, spent=0)
+    statement = insert(connection, BUDGETS).values(name=budget, cap=cap, reserved=0, spent=0)
     committed = BUDGETS.c.reserved + BUDGETS.c.spent
     effective = case((committed > cap, committed), else_=cap)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"cap": effective}))
@@ -137,7 +137,7 @@ def _held(connection: Connection, keys: Iterable[str]) -> dict[str, _Held]:
 def _hold(connection: Connection, changed: Mapping[str, _Held], now: int) -> None:
     rows = [{"key": key, "budget": h.budget, "amount": h.amount, "created_at": now} for key, h in changed.items()]
     if rows:
-        statement = insert(RESERVATIONS)
+        statement = insert(connection, RESERVATIONS)
         raised = {"amount": statement.excluded.amount}
         connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=raised), rows)
 

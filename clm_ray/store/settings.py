@@ -15,7 +15,7 @@ def get_setting(connection: Connection, key: str) -> str | None:
 
 def put_setting(connection: Connection, key: str, value: str) -> None:
     """Set or replace a setting."""
-    statement = insert(SETTINGS).values(key=key, value=value)
+    statement = insert(connection, SETTINGS).values(key=key, value=value)
     connection.execute(
         statement.on_conflict_do_update(index_elements=["key"], set_={"value": statement.excluded.value})
     )

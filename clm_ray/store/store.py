@@ -1,23 +1,27 @@
 """The online store: one object per process, many threads, shared with other processes through the database.
 
-Everything is batch first: one call, one transaction. A method that writes returns when the transaction is durable.
+Everything is batch first: a call reads or writes a whole batch. A method that writes returns when what it wrote is durable.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
 from types import TracebackType
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy import Connection, Engine, select
 
 from clm_ray.errors import StoreError
-from clm_ray.store import decisions, events, ledger
+from clm_ray.store import audit, decisions, events, ledger
+from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
+from clm_ray.store.clock import wall_us
 from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
 from clm_ray.store.erase import Erased, erase
 from clm_ray.store.history import StoredHistory, pack
+from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
     Override,
@@ -31,33 +35,40 @@ from clm_ray.store.records import (
 from clm_ray.store.settings import get_setting
 from clm_ray.store.tables import METADATA, SETTINGS, USERS
 
-SCHEMA = "1"
-"""Version of the tables, kept in the settings."""
+CONNECTIONS = 8
+"""Most connections that a process keeps to its store, where nothing else is said."""
 RETENTION_BUDGET = "retention"
 """Name of the budget that retention decisions draw on."""
 _STORE_ID = "store_id"
 _CLOCK_OFFSET = "clock_offset_us"
 
+T = TypeVar("T")
 
-def open_store(url: str, *, create: bool = True) -> Store:
-    """Open the store at an SQLAlchemy URL, making file and tables when `create` and they are not there.
 
-    Raises StoreError: not a usable URL, no store there (`create` false), tables of another version, not a database.
+def open_store(
+    url: str, *, create: bool = True, connections: int = CONNECTIONS, wall: Callable[[], int] = wall_us
+) -> Store:
+    """Open the store at an SQLAlchemy URL: sqlite:///PATH, or postgresql://USER@HOST/DATABASE.
+
+    With `create` file and tables are made where they are not there, and older tables upgraded; one process does it, the others wait.
+    `connections`: most that this process keeps open. `wall`: real time, UTC µs.
+    Raises StoreError: not a usable URL, no store there or an older one (`create` false), one of a newer version, not a database.
     """
-    store = Store(make_engine(url, create=create))
+    engine = make_engine(url, create=create, connections=connections)
     try:
-        store.check(create=create)
+        ensure_tables(engine, create=create)
     except BaseException:
-        store.close()
+        engine.dispose()
         raise
-    return store
+    return Store(engine, wall=wall)
 
 
 class Store:
     """Holds the database connections. Made by `open_store`; usable as a context manager."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, wall: Callable[[], int]) -> None:
         self._engine = engine
+        self._wall = wall
 
     def __enter__(self) -> Store:
         return self
@@ -78,20 +89,6 @@ class Store:
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction that may write; durable when left without an error, undone otherwise."""
         return writing(self._engine)
-
-    def check(self, *, create: bool) -> None:
-        """Make the tables (one process does it, the others wait), or make sure that they are those of this version."""
-        with self.writing() if create else self.reading() as connection:
-            if create:
-                METADATA.create_all(connection)
-                connection.execute(insert(SETTINGS).values(key="schema", value=SCHEMA).on_conflict_do_nothing())
-            elif not inspect(connection).has_table(SETTINGS.name):
-                raise StoreError(
-                    "has no tables", field="store.url", value=str(self._engine.url), fix="run jobs/publish.py first"
-                )
-            found = get_setting(connection, "schema")
-        if found != SCHEMA:
-            raise StoreError(f"tables have version {found}, not {SCHEMA}", field="store.url", fix="use a fresh store")
 
     # events and histories
 
@@ -139,22 +136,22 @@ class Store:
         """Replace what is known of these users."""
         rows = [{"user_id": o.user_id, "consent": o.consent, "timezone": o.timezone} for o in overlays]
         if rows:
-            statement = insert(USERS)
-            new = {name: statement.excluded[name] for name in ("consent", "timezone")}
             with self.writing() as connection:
+                statement = insert(connection, USERS)
+                new = {name: statement.excluded[name] for name in ("consent", "timezone")}
                 connection.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=new), rows)
 
     # decisions
 
     def book(self, batch: Sequence[RetentionDecision]) -> list[RetentionDecision]:
         """Store each decision and settle its reservation, all or nothing; where (user, epoch) has one, return that instead."""
-        with self.writing() as connection:
-            return decisions.book(connection, batch)
+        return self._audited(lambda connection, audited: decisions.book(connection, batch, audited=audited))
 
     def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
         """Replace the action in force of these decisions, leaving what was drawn in the record."""
-        with self.writing() as connection:
-            return decisions.override(connection, action_ids, by=by)
+        return self._audited(
+            lambda connection, audited: decisions.override(connection, action_ids, by=by, audited=audited)
+        )
 
     def decisions_of(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
         """The stored retention decisions among these (user, epoch index)."""
@@ -206,14 +203,37 @@ class Store:
         with self.reading() as connection:
             return ledger.state(connection, budget=name)
 
+    # the audit log
+
+    def append_audit(self, entries: Sequence[AuditEntry]) -> AuditHead:
+        """Enter what happened (an approval, a cap, a guardrail, the kill switch); returns the new head of the chain.
+
+        Decisions and overrides enter themselves. See `store.audit` for what an entry keeps of a user.
+        """
+        return self._audited(lambda connection, _audited: audit.append(connection, entries))
+
+    def verify_audit(self, *, known: AuditHead | None = None) -> AuditReport:
+        """Check the whole audit log; `known`: a head noted earlier, which must still be in it."""
+        with self.reading() as connection:
+            return audit.verify(connection, known=known)
+
     # erasure
 
     def erase(self, user_ids: Sequence[str]) -> Erased:
         """Delete everything about these users, in one transaction."""
         with self.writing() as connection:
-            erased = erase(connection, user_ids)
-        overwrite_deleted(self._engine)
+            erased = erase(connection, user_ids, now=self._wall())
+        overwrite_deleted(self._engine, [METADATA.tables[name] for name in erased.removed])
         return erased
+
+    def _audited(self, work: Callable[[Connection, list[AuditEntry]], T]) -> T:
+        """One transaction; what `work` has for the audit log is entered at its end."""
+        audited: list[AuditEntry] = []
+        with self.writing() as connection:
+            result = work(connection, audited)
+            if audited:
+                audit.append(connection, audited)
+        return result
 
     # settings
 
@@ -221,7 +241,7 @@ class Store:
         """Random, chosen once: no two stores have the same."""
         with self.writing() as connection:
             row = {"key": _STORE_ID, "value": uuid.uuid4().hex[:12]}
-            connection.execute(insert(SETTINGS).values(row).on_conflict_do_nothing())
+            connection.execute(insert(connection, SETTINGS).values(row).on_conflict_do_nothing())
             return get_setting(connection, _STORE_ID) or ""
 
     def clock_offset(self) -> int | None:
@@ -234,5 +254,5 @@ class Store:
         """Set the offset unless there is one; return the one that holds."""
         with self.writing() as connection:
             row = {"key": _CLOCK_OFFSET, "value": str(offset_us)}
-            connection.execute(insert(SETTINGS).values(row).on_conflict_do_nothing())
+            connection.execute(insert(connection, SETTINGS).values(row).on_conflict_do_nothing())
             return int(get_setting(connection, _CLOCK_OFFSET) or 0)

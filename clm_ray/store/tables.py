@@ -1,15 +1,18 @@
-"""The tables of the online store, the same on every backend.
+"""The tables of the online store, the same on every backend, as the code uses them; migrations/versions says how a database gets there.
 
-    settings              what is set once per store: id, schema, clock offset, loaded dataset, compaction watermark
+    settings              what is set once per store: id, clock offset, loaded dataset, compaction watermark
     history_base          one compacted history per user, replaced whenever a dataset is loaded
     events                what came in since, append-only
     users                 what users told us themselves, over the dataset's user table
     retention_decisions   one per user and epoch
     served_slates         one per answer of the endpoint; refers to the retention decision that was in force
     budgets, reservations the ledger, in millionths of the currency so that sums are exact
+    audit_log             who did what, append-only, each entry chained to the one before it by its hash
+    audit_keys            one random key per user, under which the user's entries are digested; erased with the user
 
-Times are UTC microseconds. `seq` is the order in which rows were committed, never reused, and is what compaction counts by.
-SQLite has one writer at a time, so commits follow `seq`; a backend with concurrent writers has to hold one lock while it appends.
+Times are UTC microseconds. `seq` grows with each row, is never reused, and is what compaction counts by. SQLite has one writer at a
+time, so commits follow `seq`. On PostgreSQL writers overlap: they share a lock while they append, and compaction takes it alone for a
+moment, so that it never passes a row that is not committed yet.
 """
 
 from __future__ import annotations
@@ -113,4 +116,24 @@ RESERVATIONS = Table(
     Column("amount", BigInteger, nullable=False),
     Column("spent", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+)
+
+AUDIT_LOG = Table(
+    "audit_log",
+    METADATA,
+    Column("seq", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False),
+    Column("time", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("user_id", String),
+    Column("content", Text),
+    Column("digest", String, nullable=False),
+    Column("hash", String, nullable=False),
+    Index("audit_of_user", "user_id"),
+)
+
+AUDIT_KEYS = Table(
+    "audit_keys",
+    METADATA,
+    Column("user_id", String, primary_key=True),
+    Column("key", LargeBinary, nullable=False),
 )

@@ -37,12 +37,13 @@ def test_nothing_of_an_erased_user_stays(store: Store, decision: Decide) -> None
         fill(store, user, decision)
     erased = store.erase(["ann", "nobody"])
     assert erased.decisions == ["slate-ann"]
-    names = ("history_base", "events", "users", "served_slates", "retention_decisions", "reservations")
+    names = ("history_base", "events", "users", "served_slates", "retention_decisions", "reservations", "audit_keys")
+    assert erased.removed.pop("audit_log") == 1
     assert erased.removed == dict.fromkeys(names, 1)
     assert {name: count(store, name) for name in names} == dict.fromkeys(names, 1), "bob's are there"
     assert len(store.histories(["ann", "bob"])["ann"]) == 0
     assert store.budget().spent == 4 * MICROS, "what was paid was paid"
-    assert store.erase(["ann"]).removed == dict.fromkeys(names, 0)
+    assert store.erase(["ann"]).removed == dict.fromkeys([*names, "audit_log"], 0)
 
 
 def test_a_user_who_comes_back_is_decided_about_anew(store: Store, decision: Decide) -> None:
