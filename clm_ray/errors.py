@@ -12,6 +12,7 @@ ClmError
  ├── StoreError         the online store refuses or cannot be reached
  ├── EndpointError      the endpoint cannot be reached, is not ready, or failed (5xx)
  └── RequestError       a request the endpoint refuses (4xx)
+      ├── ConflictError       it contradicts an earlier request (409)
       ├── ForbiddenError      only an administrator may ask this (403)
       └── OverloadedError     too many requests are waiting (429)
 """
@@ -102,6 +103,12 @@ class ForbiddenError(RequestError):
     """Only an administrator may ask this."""
 
     status = 403
+
+
+class ConflictError(RequestError):
+    """The request contradicts an earlier one."""
+
+    status = 409
 
 
 class OverloadedError(RequestError):

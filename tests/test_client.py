@@ -22,7 +22,7 @@ VERSION: dict[str, Any] = {
     "clock": "wall",
     "time": 1,
     "event_types": ["click"],
-    "limits": {"default_k": 10, "max_k": 500, "max_candidates": 5000, "max_events": 1000},
+    "limits": {"default_k": 10, "max_k": 500, "max_candidates": 5000, "max_events": 1000, "max_batch": 100},
 }
 
 

@@ -42,7 +42,7 @@ def test_ambiguous_or_impossible_times_are_refused(bad: object) -> None:
 @pytest.mark.parametrize(
     ("body", "where"),
     [
-        ({}, ("user_id",)),
+        ({"user_id": None, "user": "u"}, ("user",)),
         ({"user_id": ""}, ("user_id",)),
         ({"user_id": "u" * 201}, ("user_id",)),
         ({"user_id": 7}, ("user_id",)),

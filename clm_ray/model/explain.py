@@ -15,6 +15,7 @@ Shape letters: E explained events, X texts on the path of integration, S tokens,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,32 +112,56 @@ def whole(tower: TextTower) -> TextTower:
 def explain_events(scorer: Scorer, request: UserRequest, *, item: int) -> EventExplanation:
     """Contribution of each of the last `max_context` context events before `request.time` to the score of item row `item`.
 
-    One pass of the user tower for every 64 events. Raises RequestError for an item that is not in the catalogue.
+    Raises RequestError for an item that is not in the catalogue.
     """
-    _check_item(scorer, item)
+    return explain_slate(scorer, request, items=[item])[0]
+
+
+def explain_slate(scorer: Scorer, request: UserRequest, *, items: Sequence[int]) -> list[EventExplanation]:
+    """`explain_events` of several items of one user, which share the passes of the user tower: one for every 64 events.
+
+    Raises RequestError for an item that is not in the catalogue.
+    """
+    for item in items:
+        _check_item(scorer, item)
     places = _context_places(scorer, request)
     histories = [request.history, *(_without(request.history, place) for place in places)]
     requests = [UserRequest(request.user_id, history, request.time) for history in histories]
-    logit: list[float] = []
-    probability: list[float] = []
-    rows = np.array([item], np.int32)
+    rows_K = np.array(items, np.int32)
+    logit: list[NDArray[np.float32]] = []
     for first in range(0, len(requests), _HISTORIES_PER_PASS):
         states = scorer.states(requests[first : first + _HISTORIES_PER_PASS])
-        logit += [float(found[0]) for found in scorer.click_logits(states, [rows] * len(states))]
-        probability += [float(found[0]) for found in scorer.click(states, [rows] * len(states))]
-    names, ids, past = scorer.vocabulary.names, scorer.items.ids, request.history
+        logit += scorer.click_logits(states, [rows_K] * len(states))
+    logit_EK = np.stack(logit).astype(np.float64)
+    probability_EK = 1.0 / (1.0 + np.exp(-logit_EK))
+    return [
+        _explanation(scorer, request.history, places, item, logit_EK[:, k], probability_EK[:, k])
+        for k, item in enumerate(items)
+    ]
+
+
+def _explanation(
+    scorer: Scorer,
+    past: History,
+    places: Sequence[int],
+    item: int,
+    logit_E: NDArray[np.float64],
+    probability_E: NDArray[np.float64],
+) -> EventExplanation:
+    """Scores of one item: with everything first, then without each event in turn."""
+    names, ids = scorer.vocabulary.names, scorer.items.ids
     return EventExplanation(
         ids[item],
-        logit[0],
-        probability[0],
+        float(logit_E[0]),
+        float(probability_E[0]),
         tuple(
             EventContribution(
                 place,
                 ids[past.item_N[place]],
                 names[past.event_N[place]],
                 int(past.time_N[place]),
-                logit[0] - logit[e],
-                probability[0] - probability[e],
+                float(logit_E[0] - logit_E[e]),
+                float(probability_E[0] - probability_E[e]),
             )
             for e, place in enumerate(places, start=1)
         ),

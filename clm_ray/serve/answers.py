@@ -6,20 +6,39 @@ Shape letters: C candidates of one user, K items of one slate, I catalogue rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clm_ray.messages import Degraded, Profile, Recommendation, RecommendedItem, RetentionAction
+from clm_ray.errors import ClmError
+from clm_ray.messages import (
+    BatchResult,
+    Degraded,
+    Profile,
+    Ranking,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    RecommendRequest,
+    RetentionAction,
+)
+from clm_ray.schema import DAY_US
 from clm_ray.serve.asks import Ask
 from clm_ray.serve.catalogue import ServedCatalogue
-from clm_ray.serve.hops import Ranked
+from clm_ray.serve.course import Course
+from clm_ray.serve.hops import Explained, Moved, Ranked
+from clm_ray.serve.problems import problem_of
+from clm_ray.store.answers import Kept
 from clm_ray.store.records import ServedSlate
+
+_LONGEST_TEXT = 60
+"""Of an item's text in a reason."""
 
 
 @dataclass
 class Draft:
-    """An answer on its way through the parts. `ranked` is unscored (NaN) where no model ranked it."""
+    """An answer on its way through the parts. `ranked` is unscored (NaN) where no model ranked it. `kept`: what repeated requests are told, and so this one."""
 
     ask: Ask
     ranked: Ranked
@@ -28,6 +47,13 @@ class Draft:
     retention: RetentionAction | None = None
     retention_reason: str | None = None
     decision_id: str | None = None
+    kept: Recommendation | None = None
+    explained: Explained | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether a model ranked it, and there is something to rank."""
+        return len(self.ranked.row_K) > 0 and not np.isnan(self.ranked.probability_K).any()
 
 
 def popular_slate(ask: Ask, *, served: ServedCatalogue) -> Ranked:
@@ -46,28 +72,39 @@ def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32]
     return draft.ask.row_C
 
 
-def slate_of(draft: Draft, *, decision_id: str, served: ServedCatalogue) -> ServedSlate:
-    """What the log keeps of an answer."""
-    scored = not np.isnan(draft.ranked.probability_K).any()
+def slate_of(draft: Draft, *, served: ServedCatalogue) -> ServedSlate:
+    """What the log keeps of an answer that has its decision_id."""
+    request = draft.ask.request
+    assert isinstance(request, RecommendRequest), "only recommendations are logged"
+    assert draft.decision_id is not None
     return ServedSlate(
-        decision_id=decision_id,
+        decision_id=draft.decision_id,
         user_id=draft.ask.user_id,
         time=draft.ask.time,
         release_id=served.release,
         items=tuple(served.catalogue.ids[row] for row in draft.ranked.row_K),
-        probabilities=tuple(draft.ranked.probability_K.tolist()) if scored else (),
+        probabilities=tuple(draft.ranked.probability_K.tolist()) if draft.scored else (),
         action_id=draft.retention.action_id if draft.retention else None,
-        degraded=" ".join(draft.degraded),
-        context=draft.ask.request.context,
+        degraded=" ".join(what for what in draft.degraded if not what.startswith("explainer")),  # the slate is whole
+        context=request.context,
     )
 
 
-def answer_of(draft: Draft, *, served: ServedCatalogue) -> Recommendation:
-    """What the caller reads."""
-    return Recommendation(
+def kept_of(draft: Draft) -> Kept:
+    """What the store keeps for repeated requests."""
+    assert draft.ask.claim is not None
+    assert draft.kept is not None
+    text = draft.kept.model_dump_json(exclude_unset=True)
+    return Kept(draft.ask.claim.key, draft.ask.claim.token, text, draft.decision_id)
+
+
+def answer_of(draft: Draft, *, served: ServedCatalogue, course: Course, ended: float) -> Recommendation:
+    """What the caller reads. `ended`: now, by the event loop's clock, s."""
+    ask = draft.ask
+    answer = Recommendation(
         decision_id=draft.decision_id,
-        user_id=draft.ask.request.user_id,
-        time=draft.ask.time,
+        user_id=ask.request.user_id,
+        time=ask.time,
         release=served.release,
         items=_items(draft, served),
         profile=draft.profile,
@@ -75,6 +112,29 @@ def answer_of(draft: Draft, *, served: ServedCatalogue) -> Recommendation:
         retention_reason=draft.retention_reason,
         degraded=draft.degraded,
     )
+    asked: dict[str, Any] = {}
+    if ask.request.unknown_items == "skip":
+        asked["skipped"] = ask.skipped
+    if ask.request.debug:
+        parts = {"waiting": course.started - ask.arrived, **course.timings, "total": ended - ask.arrived}
+        asked["timings"] = {part: round(1000 * seconds, 3) for part, seconds in parts.items()}
+    return answer.model_copy(update=asked) if asked else answer
+
+
+def ranking_of(answer: Recommendation) -> Ranking:
+    """The part of an answer that is about items."""
+    parts = {name: getattr(answer, name) for name in Ranking.model_fields if name in answer.model_fields_set}
+    return Ranking.model_construct(**parts)
+
+
+def result_of(index: int, result: Recommendation | BaseException) -> BatchResult:
+    """What a batch says of one of its requests."""
+    if isinstance(result, Recommendation):
+        return BatchResult(index=index, status=200, answer=result)
+    if not isinstance(result, ClmError):
+        raise result
+    problem = problem_of(result)
+    return BatchResult(index=index, status=problem.status, problem=problem)
 
 
 def _retention(draft: Draft) -> RetentionAction | None:
@@ -94,7 +154,45 @@ def _items(draft: Draft, served: ServedCatalogue) -> list[RecommendedItem]:
     if not draft.ask.request.explain:
         return items
     liked = [interest.category for interest in draft.profile.interests] if draft.profile else []
-    return [_explained(item, int(row), liked, served) for item, row in zip(items, draft.ranked.row_K, strict=True)]
+    explained = [_explained(item, int(row), liked, served) for item, row in zip(items, draft.ranked.row_K, strict=True)]
+    if draft.explained is None:
+        return explained
+    return [
+        item.model_copy(update={"reasons": reasons_of(draft.explained, place, draft.ask.time, served)})
+        for place, item in enumerate(explained)
+    ]
+
+
+def reasons_of(explained: Explained, place: int, time: int, served: ServedCatalogue) -> list[Reason]:
+    """What moved the item at `place` of the slate, in words. `time`: of the answer, µs."""
+    probability = float(explained.probability_K[place])
+    return [
+        Reason(
+            text=_in_words(moved, probability, time, served),
+            event_type=moved.event_type,
+            item_id=served.catalogue.ids[moved.row] if moved.row else None,
+            time=moved.time,
+            effect=moved.effect,
+        )
+        for moved in explained.moved[place]
+    ]
+
+
+def _in_words(moved: Moved, probability: float, time: int, served: ServedCatalogue) -> str:
+    what = moved.event_type
+    if moved.row:
+        text = served.catalogue.texts[moved.row]
+        what += f" of “{text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + '…'}”"
+    days = (time - moved.time) / DAY_US
+    when = (
+        f"{days:.0f} days"
+        if days >= 2
+        else f"{24 * days:.0f} hours"
+        if days >= 2 / 24
+        else f"{1440 * days:.0f} minutes"
+    )
+    more = "more" if moved.effect > 0 else "less"
+    return f"{what} {when} before makes it {more} likely: {probability:.3%} instead of {probability - moved.effect:.3%}"
 
 
 def _explained(item: RecommendedItem, row: int, liked: list[str], served: ServedCatalogue) -> RecommendedItem:

@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
 from clm_ray.serve.gateway import Gateway
-from clm_ray.serve.hops import Hops, ProfileBatch, Profiled, RankBatch, Ranked
+from clm_ray.serve.hops import ExplainBatch, Explained, Hops, ProfileBatch, Profiled, RankBatch, Ranked
 from clm_ray.serve.http import build_http
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.retention import Retention, open_retention
@@ -40,6 +40,7 @@ class GatewayReplica(Gateway):
             profile=profiler.profile.remote,
             rank=ranker.rank.remote,
             retain=retention.retain.remote,
+            explain=profiler.explain.remote,
             loaded={
                 "profiler": profiler.loaded.remote,
                 "ranker": ranker.loaded.remote,
@@ -54,12 +55,14 @@ class GatewayReplica(Gateway):
             coalesce=args.coalesce,
             timeouts=args.timeouts,
             telemetry=ray_telemetry(),
+            keep_answers_s=args.idempotency_hours * 3600,
+            folder=_release(args),
         )
         self._admin_token = args.admin_token()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the replica is there."""
-        return build_http(self, admin_token=self._admin_token)
+        return build_http(self, admin_token=self._admin_token, name_answers=False)  # Serve's proxies name them
 
 
 class ProfilerReplica:
@@ -82,6 +85,10 @@ class ProfilerReplica:
     async def profile(self, batch: ProfileBatch) -> Profiled:
         """See `Profiler.profile`."""
         return await self._part.profile(batch)
+
+    async def explain(self, batch: ExplainBatch) -> list[Explained]:
+        """See `Profiler.explain`."""
+        return await self._part.explain(batch)
 
 
 class RankerReplica:

@@ -68,6 +68,8 @@ class TimeoutArgs(Strict):
     profiler_s: float = Field(default=5.0, gt=0)
     ranker_s: float = Field(default=3.0, gt=0)
     retention_s: float = Field(default=2.0, gt=0)
+    explainer_s: float = Field(default=5.0, gt=0)
+    """For the reasons of a slate, where they are asked for."""
     store_s: float = Field(default=2.0, gt=0)
     """For writing a slate to the log."""
 
@@ -102,6 +104,8 @@ class AppArgs(Strict):
     coalesce: CoalesceArgs = CoalesceArgs()
     timeouts: TimeoutArgs = TimeoutArgs()
     scaling: ScalingArgs = ScalingArgs()
+    idempotency_hours: float = Field(default=24.0, gt=0)
+    """How long answers to requests with an Idempotency-Key are kept."""
 
     def admin_token(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The admin token, or None where there is none. Raises ConfigError when the named file cannot be read or is empty."""

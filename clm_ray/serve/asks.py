@@ -5,73 +5,127 @@ Shape letters: C candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.errors import RequestError
 from clm_ray.features.history import EMPTY, History
-from clm_ray.messages import RecentEvent, RecommendRequest
+from clm_ray.messages import RankRequest, RecentEvent, RecommendRequest
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.checks import check_event, check_id
+from clm_ray.store.answers import Claim
 
+NOBODY = ""
+"""The user id of anonymous users: no user has it, so nothing is found or kept under it."""
+AS_OF_REASON = "an as_of request books no decision and is not logged"
+ANONYMOUS_REASON = "an anonymous user gets no action, and nothing is logged"
 _NAMED = 10
 """Unknown candidates that the error names."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What one caller wants. `user_id`: as everything behind the gateway knows the user; `time`: the moment of the answer, µs; `row_C`: candidate rows, None to retrieve them."""
+    """What one caller wants. `user_id`: as everything behind the gateway knows the user, NOBODY for an anonymous one; `time`: the moment of the
+    answer, µs; `row_C`: candidate rows, None to retrieve them; `skipped`: candidates left out; `arrived`: when it came, by the event loop's
+    clock, s. `ranks_only`: nothing but an order is wanted. `claim`: under which its answer is kept, None where it is not.
+    """
 
-    request: RecommendRequest
+    request: RankRequest
     user_id: str
     time: int
     row_C: NDArray[np.int32] | None
     k: int
     recent: History
+    skipped: list[str] = field(default_factory=list)
+    arrived: float = 0.0
+    ranks_only: bool = False
+    request_id: str | None = None
+    claim: Claim | None = None
+
+    @property
+    def until(self) -> float | None:
+        """By when to answer, by the event loop's clock, s."""
+        deadline = self.request.deadline_ms
+        return None if deadline is None else self.arrived + deadline / 1000
 
     @property
     def live(self) -> bool:
-        """Whether this is about now: shown to somebody, logged and acted upon."""
-        return self.request.as_of is None
+        """Whether this is shown to somebody who is known: logged and acted upon."""
+        return self.why_not is None
+
+    @property
+    def why_not(self) -> str | None:
+        """Why nothing is booked for this ask, and nothing logged; None where it is."""
+        if self.ranks_only:
+            return "only a ranking was asked for"
+        if self.request.as_of is not None:
+            return AS_OF_REASON
+        return ANONYMOUS_REASON if self.request.anonymous else None
 
 
-def read_ask(request: RecommendRequest, *, served: ServedCatalogue, now: int) -> Ask:
-    """Raises RequestError naming the field: an id with spaces, unknown or too many candidates, a wrong recent event, a moment in the future."""
-    if refusal := check_id("user_id", request.user_id):
-        raise RequestError(refusal.reason, field=refusal.field, value=request.user_id, fix=refusal.fix)
+def read_ask(
+    request: RankRequest, *, served: ServedCatalogue, now: int, arrived: float = 0.0, request_id: str | None = None
+) -> Ask:
+    """Raises RequestError naming the field: no user or an id with spaces, unknown or too many candidates, a wrong recent event, a moment in the
+    future.
+    """
+    user_id = _user(request, served)
     if request.as_of is not None and request.as_of > now:
         raise RequestError("lies in the future", field="as_of", value=request.as_of, fix="leave it out for now")
     time = now if request.as_of is None else request.as_of
+    row_C, skipped = _candidates(request, served)
     return Ask(
         request=request,
-        user_id=served.known_as(request.user_id),
+        user_id=user_id,
         time=time,
-        row_C=None if request.candidates is None else _candidate_rows(request.candidates, served),
+        row_C=row_C,
         k=served.recipe.serve.k if request.k is None else request.k,
         recent=_recent(request.recent_events, served, time=time, now=now),
+        skipped=skipped,
+        arrived=arrived,
+        ranks_only=not isinstance(request, RecommendRequest),
+        request_id=request_id,
     )
 
 
-def _candidate_rows(candidates: list[str], served: ServedCatalogue) -> NDArray[np.int32]:
+def _user(request: RankRequest, served: ServedCatalogue) -> str:
+    if request.user_id is None:
+        if not request.anonymous:
+            raise RequestError("is missing", field="user_id", fix="give it, or set anonymous to true")
+        return NOBODY
+    if request.anonymous:
+        raise RequestError("an anonymous user has no id", field="user_id", fix="leave out one of the two")
+    if refusal := check_id("user_id", request.user_id):
+        raise RequestError(refusal.reason, field=refusal.field, value=request.user_id, fix=refusal.fix)
+    return served.known_as(request.user_id)
+
+
+def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[np.int32] | None, list[str]]:
+    """(rows, or None to retrieve them; unknown candidates that are left out)."""
+    if request.candidates is None:
+        return None, []
     limit = served.recipe.serve.max_candidates
-    if len(candidates) > limit:
+    if len(request.candidates) > limit:
         raise RequestError(
-            f"has more than {limit} items", field="candidates", value=len(candidates), fix="send fewer, or none at all"
+            f"has more than {limit} items",
+            field="candidates",
+            value=len(request.candidates),
+            fix="send fewer, or none at all",
         )
-    wanted = list(dict.fromkeys(candidates))
+    wanted = list(dict.fromkeys(request.candidates))
     row_C = served.catalogue.rows(wanted)
     unknown = [item for item, row in zip(wanted, row_C, strict=True) if row == 0]
-    if unknown:
+    if unknown and request.unknown_items == "refuse":
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise RequestError(
             f"not in the catalogue: {', '.join(unknown[:_NAMED])[:400]}{more}",
-            field=f"candidates[{candidates.index(unknown[0])}]",
+            field=f"candidates[{request.candidates.index(unknown[0])}]",
             value=unknown[0],
-            fix="leave unknown items out; new ones are known from the release that was trained with them",
+            fix="leave unknown items out, set unknown_items to skip, or hand new items in with PUT /v1/items",
         )
-    return row_C
+    return row_C[row_C > 0], unknown
 
 
 def _recent(events: list[RecentEvent], served: ServedCatalogue, *, time: int, now: int) -> History:

@@ -9,54 +9,63 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
-
 import clm_ray
-from clm_ray.errors import EndpointError, RequestError
+from clm_ray.errors import ClmError, EndpointError, RequestError
 from clm_ray.features.history import EMPTY
 from clm_ray.messages import (
+    MAX_BATCH,
     MAX_EVENTS,
     MAX_K,
+    BatchAnswer,
+    BatchRequest,
     Degraded,
     EventsAnswer,
     EventsRequest,
     Limits,
-    Name,
     Profile,
+    Ranking,
+    RankRequest,
     Readiness,
     Recommendation,
     RecommendRequest,
     UserProfile,
-    Verdict,
     Version,
 )
-from clm_ray.serve import measures
-from clm_ray.serve.answers import Draft, answer_of, candidates_of, popular_slate, slate_of
+from clm_ray.serve import measures, request_ids
+from clm_ray.serve.answers import (
+    Draft,
+    answer_of,
+    candidates_of,
+    kept_of,
+    popular_slate,
+    ranking_of,
+    result_of,
+    slate_of,
+)
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
 from clm_ray.serve.asks import Ask, read_ask
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.coalesce import Coalescer
-from clm_ray.serve.hops import Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
-from clm_ray.serve.intake import admit
+from clm_ray.serve.course import STORE, Course, cause_of
+from clm_ray.serve.hops import ExplainBatch, Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
+from clm_ray.serve.intake import admit, verdict_of
 from clm_ray.serve.observed import note_answers, note_events
+from clm_ray.serve.once import Once
 from clm_ray.serve.telemetry import Telemetry, unrecorded
+from clm_ray.serve.users import Users, check_user
 from clm_ray.store.clock import Clock
 from clm_ray.store.store import Store
 
-logger = logging.getLogger("clm_ray.serve")
-
-T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-AS_OF_REASON = "an as_of request books no decision and is not logged"
 _READY_WITHIN_S = 5.0
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class Gateway:
@@ -72,31 +81,82 @@ class Gateway:
         coalesce: CoalesceArgs,
         timeouts: TimeoutArgs,
         telemetry: Telemetry | None = None,
+        keep_answers_s: float = 24 * 3600,
+        folder: Path | None = None,
     ) -> None:
-        """`telemetry`: where metrics go; None: nowhere."""
+        """`telemetry`: where metrics go; None: nowhere. `keep_answers_s`: how long answers of requests with an Idempotency-Key are kept, seconds. `folder`: of the release."""
         self._served = served
         self._store = store
         self._clock = clock
         self._hops = hops
         self._timeouts = timeouts
         self.telemetry = telemetry or unrecorded()
-        self._recommendations = _coalescer(self._recommend, coalesce)
+        self.users = Users(served=served, store=store, clock=clock, folder=folder)
+        self._once = Once(store=store, clock=clock, keep_s=keep_answers_s)
+        self._coalesce = coalesce
+        self._lanes: dict[int, Coalescer[Ask, Recommendation]] = {}
         self._profiles = _coalescer(self._profile, coalesce)
 
     # what callers ask
 
-    async def recommend(self, request: RecommendRequest) -> Recommendation:
-        """What to show, who the user is, and what to do. Raises RequestError (4xx), OverloadedError."""
-        return await self._recommendations.submit(read_ask(request, served=self._served, now=self._clock.now_us()))
+    async def recommend(self, request: RecommendRequest, *, key: str | None = None) -> Recommendation:
+        """What to show, who the user is, and what to do. `key`: repeated requests with the same one get the same answer.
+
+        Raises RequestError (4xx), OverloadedError, ConflictError.
+        """
+        ask = self._read(request)
+        if key is None:
+            return await self._submit(ask)
+        (outcome,) = await self._once.run([ask], key=key, body=request, answer=self._submit)
+        if isinstance(outcome, ClmError):
+            raise outcome
+        return outcome
+
+    async def recommend_batch(self, request: BatchRequest, *, key: str | None = None) -> BatchAnswer:
+        """A recommendation, or what is wrong, for each request. Raises ConflictError."""
+        asks = [self._read_or_error(one) for one in request.requests]
+        outcomes: Sequence[Recommendation | BaseException]
+        if key is None:
+            outcomes = await asyncio.gather(*map(self._submit_or_error, asks), return_exceptions=True)
+        else:
+            outcomes = await self._once.run(asks, key=key, body=request, answer=self._submit)
+        return BatchAnswer(results=[result_of(index, outcome) for index, outcome in enumerate(outcomes)])
+
+    async def rank(self, request: RankRequest) -> Ranking:
+        """Items in order: no decision, no action, nothing logged. Raises as `recommend` does."""
+        return ranking_of(await self._submit(self._read(request)))
+
+    def _read(self, request: RankRequest) -> Ask:
+        return read_ask(
+            request,
+            served=self._served,
+            now=self._clock.now_us(),
+            arrived=asyncio.get_running_loop().time(),
+            request_id=request_ids.current(),
+        )
+
+    def _read_or_error(self, request: RankRequest) -> Ask | ClmError:
+        try:
+            return self._read(request)
+        except ClmError as error:
+            return error
+
+    async def _submit_or_error(self, ask: Ask | ClmError) -> Recommendation:
+        if isinstance(ask, ClmError):
+            raise ask
+        return await self._submit(ask)
+
+    async def _submit(self, ask: Ask) -> Recommendation:
+        """Requests share batches with those whose deadline is of like length, so that nobody waits for, or is cut short by, somebody else's."""
+        lane = (ask.request.deadline_ms or 0).bit_length()
+        if lane not in self._lanes:
+            self._lanes[lane] = _coalescer(self._recommend, self._coalesce)
+        return await self._lanes[lane].submit(ask)
 
     async def profile(self, user_id: str, *, as_of: int | None) -> UserProfile:
         """Who the user is. Raises RequestError, OverloadedError, EndpointError when no profile can be had."""
         now = self._clock.now_us()
-        try:
-            _NAME.validate_python(user_id)
-        except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"]
-            raise RequestError(message, field="user_id", value=user_id, fix="1 to 200 printable characters") from None
+        check_user(user_id)
         if as_of is not None and as_of > now:
             raise RequestError("lies in the future", field="as_of", value=as_of, fix="leave it out for now")
         ask = ProfileAsk(user_id=self._served.known_as(user_id), time=now if as_of is None else as_of, recent=EMPTY)
@@ -113,8 +173,7 @@ class Gateway:
                 stored = await asyncio.to_thread(self._store.append_events, admitted.events, received_at=now)
         verdicts = list(admitted.rejected)
         for index, event, verdict, note in zip(admitted.index, admitted.events, stored, admitted.notes, strict=True):
-            fields = {"note": note} if note else {}
-            verdicts.append(Verdict(index=index, event_id=event.event_id, status=verdict.value, **fields))
+            verdicts.append(verdict_of(index, event.event_id, verdict, note))
         verdicts.sort(key=lambda verdict: verdict.index)
         count = {status: sum(v.status == status for v in verdicts) for status in ("accepted", "duplicate", "rejected")}
         answer = EventsAnswer(verdicts=verdicts, **count)
@@ -137,6 +196,7 @@ class Gateway:
                 max_k=MAX_K,
                 max_candidates=recipe.serve.max_candidates,
                 max_events=MAX_EVENTS,
+                max_batch=MAX_BATCH,
             ),
         )
 
@@ -157,39 +217,45 @@ class Gateway:
         except TimeoutError:
             return False, "does not answer"
         except Exception as error:
-            logger.warning("%s is not ready: %s", part, _cause(error))
-            return False, _cause(error)
+            request_ids.log("not ready", level=logging.WARNING, part=part, cause=cause_of(error))
+            return False, cause_of(error)
 
     # one batch
 
     async def _profile(self, asks: list[ProfileAsk]) -> list[Profile]:
-        profiled, trouble = await self._profiled(asks)
+        profiled, trouble = await self._profiled(asks, Course(self.telemetry, asyncio.get_running_loop().time()))
         if profiled is None:
             raise EndpointError(f"no profile at the moment ({trouble})", fix="try again")
         return profiled.profiles
 
     async def _recommend(self, asks: list[Ask]) -> list[Recommendation]:
-        start = time.perf_counter()
-        drafts = [Draft(ask=ask, ranked=popular_slate(ask, served=self._served)) for ask in asks]
-        profiled, trouble = await self._profiled([ProfileAsk(a.user_id, a.time, a.recent) for a in asks])
+        now = asyncio.get_running_loop().time
+        request_ids.about(ask.request_id for ask in asks if ask.request_id)
+        course = Course.of(((ask.until, ask.request.deadline_ms) for ask in asks), now=now(), telemetry=self.telemetry)
+        drafts = [
+            Draft(ask=ask, ranked=popular_slate(ask, served=self._served), retention_reason=ask.why_not) for ask in asks
+        ]
+        profiled, trouble = await self._profiled([ProfileAsk(a.user_id, a.time, a.recent) for a in asks], course)
         if profiled is None:
             for draft in drafts:
                 draft.degraded.append(cast(Degraded, trouble))
-                draft.retention_reason = "no profile, so no decision" if draft.ask.live else AS_OF_REASON
+                draft.retention_reason = draft.ask.why_not or "no profile, so no decision"
         else:
             for draft, profile in zip(drafts, profiled.profiles, strict=True):
                 draft.profile = profile
                 draft.degraded += [] if profile.events else ["no_history"]
-            await asyncio.gather(self._rank(drafts, profiled), self._retain(drafts, profiled))
-        await self._log([draft for draft in drafts if draft.ask.live])
-        note_answers(self.telemetry, drafts, served=self._served, seconds=time.perf_counter() - start)
-        return [answer_of(draft, served=self._served) for draft in drafts]
+            await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
+            await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
+        await self._log([draft for draft in drafts if draft.ask.live or draft.ask.claim], course)
+        shown = [draft for draft in drafts if not draft.ask.ranks_only]
+        note_answers(self.telemetry, shown, served=self._served, seconds=now() - course.started)
+        return [draft.kept or answer_of(draft, served=self._served, course=course, ended=now()) for draft in drafts]
 
-    async def _profiled(self, asks: list[ProfileAsk]) -> tuple[Profiled | None, str]:
+    async def _profiled(self, asks: list[ProfileAsk], course: Course) -> tuple[Profiled | None, str]:
         batch = ProfileBatch(release=self._served.release, asks=asks)
-        return await self._within("profiler", lambda: self._hops.profile(batch), self._timeouts.profiler_s)
+        return await course.within("profiler", lambda: self._hops.profile(batch), self._timeouts.profiler_s)
 
-    async def _rank(self, drafts: Sequence[Draft], profiled: Profiled) -> None:
+    async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each draft its slate; where that fails it keeps the popular one."""
         batch = RankBatch(
             release=self._served.release,
@@ -197,22 +263,22 @@ class Gateway:
             rows=[candidates_of(draft, served=self._served) for draft in drafts],
             k=[draft.ask.k for draft in drafts],
         )
-        ranked, trouble = await self._within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
+        ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
         for place, draft in enumerate(drafts):
             if ranked is None:
                 draft.degraded.append(cast(Degraded, trouble))
             else:
                 draft.ranked = ranked[place]
 
-    async def _retain(self, drafts: Sequence[Draft], profiled: Profiled) -> None:
+    async def _retain(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each live draft its retention decision; where that fails there is none."""
         live = [place for place, draft in enumerate(drafts) if draft.ask.live]
-        for draft in drafts:
-            draft.retention_reason = None if draft.ask.live else AS_OF_REASON
         if not live:
             return
         batch = RetainBatch(self._served.release, [profiled.facts[place] for place in live])
-        decided, trouble = await self._within("retention", lambda: self._hops.retain(batch), self._timeouts.retention_s)
+        decided, trouble = await course.within(
+            "retention", lambda: self._hops.retain(batch), self._timeouts.retention_s
+        )
         for n, place in enumerate(live):
             if decided is None:
                 drafts[place].degraded.append(cast(Degraded, trouble))
@@ -220,49 +286,42 @@ class Gateway:
             else:
                 drafts[place].retention = decided[n]
 
-    async def _log(self, live: Sequence[Draft]) -> None:
-        """Give answers their decision_id once their slates are durable."""
-        if not live:
+    async def _explain(self, drafts: Sequence[Draft], course: Course) -> None:
+        """Give each draft the reasons of its slate; where that fails it has none."""
+        explain = self._hops.explain
+        if not drafts or explain is None:
             return
-        ids = [uuid.uuid4().hex for _ in live]
-        slates = [slate_of(d, decision_id=i, served=self._served) for d, i in zip(live, ids, strict=True)]
+        asks = [ProfileAsk(draft.ask.user_id, draft.ask.time, draft.ask.recent) for draft in drafts]
+        batch = ExplainBatch(self._served.release, asks, [draft.ranked.row_K for draft in drafts])
+        explained, trouble = await course.within("explainer", lambda: explain(batch), self._timeouts.explainer_s)
+        for place, draft in enumerate(drafts):
+            if explained is None:
+                draft.degraded.append(cast(Degraded, trouble))
+            else:
+                draft.explained = explained[place]
+
+    async def _log(self, drafts: Sequence[Draft], course: Course) -> None:
+        """Give answers their decision_id once their slates are durable, and keep those of requests with a key in the same transaction."""
+        if not drafts:
+            return
+        for draft in drafts:
+            draft.decision_id = uuid.uuid4().hex if draft.ask.live else None
+        slates = [slate_of(draft, served=self._served) for draft in drafts if draft.ask.live]
+        now = asyncio.get_running_loop().time()
+        for draft in drafts:
+            if draft.ask.claim:
+                draft.kept = answer_of(draft, served=self._served, course=course, ended=now)
+        kept = [kept_of(draft) for draft in drafts if draft.kept]
         late = threading.Event()
+        write = partial(asyncio.to_thread, self._store.log_slates, slates, kept=kept, cancelled=late)
         with self.telemetry.timed(measures.STORE_SECONDS, "log_slates"):
-            _, trouble = await self._within(
-                "store",
-                lambda: asyncio.to_thread(self._store.log_slates, slates, cancelled=late),
-                self._timeouts.store_s,
-            )
+            lost, trouble = await course.within(STORE, write, self._timeouts.store_s)
         if trouble:
             late.set()  # the thread may go on: what the answer calls not logged must not be logged after all
-        for draft, decision_id in zip(live, ids, strict=True):
-            if trouble:
+        for draft in drafts:
+            if lost is None or (draft.ask.claim and draft.ask.claim.key in lost):
+                draft.decision_id, draft.kept = None, None
                 draft.degraded.append("slate_not_logged")
-            else:
-                draft.decision_id = decision_id
-
-    async def _within(self, part: str, hop: Callable[[], Awaitable[T]], seconds: float) -> tuple[T | None, str]:
-        """What the part answers, or None and why not: the one place where failures become degradations."""
-        start, outcome = time.perf_counter(), "ok"
-        try:
-            async with asyncio.timeout(seconds):
-                return await hop(), ""
-        except TimeoutError:
-            logger.warning("%s did not answer within %g s", part, seconds)
-            outcome = "late"
-        except Exception as error:
-            logger.error("%s failed: %s", part, _cause(error))
-            outcome = "failed"
-        finally:
-            self.telemetry.observe(measures.HOP_SECONDS, part, outcome, value=time.perf_counter() - start)
-        return None, f"{part}_{outcome}"
-
-
-def _cause(error: BaseException) -> str:
-    """What went wrong in one line without the values of a statement, which may be personal; Ray wraps the cause in its own error."""
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
 def _coalescer(send: Callable[[list[Q]], Awaitable[list[A]]], how: CoalesceArgs) -> Coalescer[Q, A]:

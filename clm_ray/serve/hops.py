@@ -70,6 +70,33 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class ExplainBatch:
+    """To the profiler: the same asks again, each with the rows of its slate."""
+
+    release: str
+    asks: list[ProfileAsk]
+    rows: list[NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one event did to an item's probability: with it less without it. `row`: of the event's item, 0 for none; time: µs."""
+
+    event_type: str
+    row: int
+    time: int
+    effect: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Of one user: per item of the slate its probability, and the events that moved it most, strongest first."""
+
+    probability_K: NDArray[np.float64]
+    moved: list[list[Moved]]
+
+
+@dataclass(frozen=True)
 class RetainBatch:
     """To retention."""
 
@@ -86,3 +113,5 @@ class Hops:
     retain: Callable[[RetainBatch], Awaitable[list[RetentionAction]]]
     loaded: dict[str, Callable[[], Awaitable[str]]]
     """Part → the release it has loaded."""
+    explain: Callable[[ExplainBatch], Awaitable[list[Explained]]] | None = None
+    """None: answers have no reasons."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Response
-from pydantic import BaseModel
+from fastapi import FastAPI, Query, Response
 
 import clm_ray
-from clm_ray.errors import ForbiddenError, RequestError
+from clm_ray.errors import RequestError
 from clm_ray.messages import (
+    BatchAnswer,
+    BatchRequest,
     EventsAnswer,
     EventsRequest,
+    Ranking,
+    RankRequest,
     Readiness,
     Recommendation,
     RecommendRequest,
@@ -23,19 +25,23 @@ from clm_ray.messages import (
 from clm_ray.serve import problems
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.observed import RequestCounts
+from clm_ray.serve.request_ids import RequestIds
+from clm_ray.serve.routes import Admin, AdminToken, IdempotencyKey, json_of
+from clm_ray.serve.user_routes import add_user_routes
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Longer bodies are refused."""
 _DESCRIPTION = """Who a user is, what to show, and what to do to keep them. Errors are RFC 9457 problem details that name the
 field and the fix. A user's new events count in the very next recommendation."""
 
+_ANOTHER_MOMENT = "ask for another moment"
+
 # Annotations are resolved by FastAPI in this module's namespace, so what routes refer to stands here.
-AdminToken = Annotated[str | None, Header(description="Administrators only")]
 Moment = Annotated[str | None, Query(description="Administrators only: µs since 1970, or ISO 8601 with an offset")]
 
 
-def build_http(gateway: Gateway, *, admin_token: str | None) -> FastAPI:
-    """The application that serves `gateway`. Without `admin_token` nobody may ask `as_of` questions."""
+def build_http(gateway: Gateway, *, admin_token: str | None, name_answers: bool = True) -> FastAPI:
+    """The application that serves `gateway`. Without `admin_token` nobody is an administrator. `name_answers`: see `RequestIds`."""
     app = FastAPI(
         title="clm_ray",
         version=clm_ray.__version__,
@@ -45,29 +51,49 @@ def build_http(gateway: Gateway, *, admin_token: str | None) -> FastAPI:
     app.add_middleware(problems.BodyLimit, limit=MAX_BODY_BYTES)
     app.add_middleware(RequestCounts, telemetry=gateway.telemetry)
     problems.install(app)
+    app.add_middleware(RequestIds, answer=name_answers)
+    admin = Admin(admin_token)
 
     @app.post(
         "/v1/recommend", response_model=Recommendation, summary="What to show to a user, and what to do to keep them"
     )
-    async def recommend(request: RecommendRequest, x_admin_token: AdminToken = None) -> Response:
+    async def recommend(
+        request: RecommendRequest, idempotency_key: IdempotencyKey = None, x_admin_token: AdminToken = None
+    ) -> Response:
         if request.as_of is not None:
-            _require_admin(x_admin_token, admin_token)
-        return _json(await gateway.recommend(request))
+            admin.require(x_admin_token, field="as_of", what=_ANOTHER_MOMENT)
+        return json_of(await gateway.recommend(request, key=idempotency_key))
+
+    @app.post("/v1/recommend/batch", response_model=BatchAnswer, summary="Many recommendations at once")
+    async def recommend_batch(
+        request: BatchRequest, idempotency_key: IdempotencyKey = None, x_admin_token: AdminToken = None
+    ) -> Response:
+        if any(one.as_of is not None for one in request.requests):
+            admin.require(x_admin_token, field="as_of", what=_ANOTHER_MOMENT)
+        return json_of(await gateway.recommend_batch(request, key=idempotency_key))
+
+    @app.post("/v1/rank", response_model=Ranking, summary="Items in order for a user: no decision, nothing logged")
+    async def rank(request: RankRequest, x_admin_token: AdminToken = None) -> Response:
+        if request.as_of is not None:
+            admin.require(x_admin_token, field="as_of", what=_ANOTHER_MOMENT)
+        return json_of(await gateway.rank(request))
 
     @app.post("/v1/events", response_model=EventsAnswer, summary="Hand in events; answered when they are durable")
     async def events(request: EventsRequest) -> Response:
-        return _json(await gateway.events(request))
+        return json_of(await gateway.events(request))
 
     # `:path` lets user ids contain slashes (sent as %2F).
     @app.get("/v1/users/{user_id:path}/profile", response_model=UserProfile, summary="Who a user is")
     async def profile(user_id: str, as_of: Moment = None, x_admin_token: AdminToken = None) -> Response:
         if as_of is not None:
-            _require_admin(x_admin_token, admin_token)
-        return _json(await gateway.profile(user_id, as_of=_moment(as_of)))
+            admin.require(x_admin_token, field="as_of", what=_ANOTHER_MOMENT)
+        return json_of(await gateway.profile(user_id, as_of=_moment(as_of)))
+
+    add_user_routes(app, gateway.users, admin=admin)
 
     @app.get("/v1/version", response_model=Version, summary="What is being served, and its limits")
     async def version() -> Response:
-        return _json(await gateway.version())
+        return json_of(await gateway.version())
 
     @app.get("/healthz", response_model=dict[str, str], summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
@@ -78,24 +104,10 @@ def build_http(gateway: Gateway, *, admin_token: str | None) -> FastAPI:
     @app.get("/readyz", response_model=Readiness, responses=not_ready, summary="Can every part answer?")
     async def readyz() -> Response:
         readiness = await gateway.ready()
-        return _json(readiness, status=200 if readiness.ready else 503)
+        return json_of(readiness, status=200 if readiness.ready else 503)
 
     app.openapi = problems.describe(app)  # type: ignore[method-assign]
     return app
-
-
-def _json(answer: BaseModel, *, status: int = 200) -> Response:
-    """Serialised once, by pydantic; fields that were left at their default stay out."""
-    return Response(answer.model_dump_json(exclude_unset=True), status_code=status, media_type="application/json")
-
-
-def _require_admin(sent: str | None, token: str | None) -> None:
-    if token is None or sent is None or not hmac.compare_digest(token.encode(), sent.encode()):
-        raise ForbiddenError(
-            "only an administrator may ask for another moment",
-            field="as_of",
-            fix="leave it out, or send the endpoint's admin token in the header X-Admin-Token",
-        )
 
 
 def _moment(text: str | None) -> int | None:

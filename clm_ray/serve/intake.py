@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.checks import Refusal, check_event, check_id
 from clm_ray.serve.problems import path_of, sentence
 from clm_ray.store.records import StoredEvent
+from clm_ray.store.records import Verdict as Stored
 
 RESERVED_ID = "impression:"
 """Event ids that begin so are those of the slates that the endpoint logs."""
@@ -44,6 +45,22 @@ def admit(raw: Sequence[Any], *, served: ServedCatalogue, now: int) -> Admitted:
         admitted.index.append(index)
         admitted.notes.append(None if known else _UNKNOWN_ITEM)
     return admitted
+
+
+def verdict_of(index: int, event_id: str, stored: Stored, note: str | None) -> Verdict:
+    """What the store says of an event that was admitted, as the caller reads it."""
+    if stored is Stored.ERASED:
+        return Verdict(
+            index=index,
+            event_id=event_id,
+            status="rejected",
+            field="timestamp",
+            reason="lies before the erasure of this user",
+            fix="send what happened since then; the time before stays erased",
+        )
+    status: Literal["accepted", "duplicate"] = "duplicate" if stored is Stored.DUPLICATE else "accepted"
+    fields = {"note": note} if note else {}
+    return Verdict(index=index, event_id=event_id, status=status, **fields)
 
 
 def _read(raw: Any) -> Event | Refusal:

@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clm_ray.errors import ClmError, EndpointError, RequestError, StoreError
 from clm_ray.messages import FieldProblem, Problem
-
-logger = logging.getLogger("clm_ray.serve")
+from clm_ray.serve import request_ids
 
 MEDIA_TYPE = "application/problem+json"
 _MOST_ERRORS = 20
@@ -24,6 +23,7 @@ _TITLES = {
     403: "Not allowed",
     404: "No such resource",
     405: "Method not allowed here",
+    409: "In conflict with an earlier request",
     413: "The request is too large",
     415: "The body is not JSON",
     422: "The request is not valid",
@@ -37,7 +37,7 @@ _FIXES = {
     404: _NO_SUCH,
     405: _NO_SUCH,
     413: "send less at once",
-    500: "report it with the time of the request; the log has the cause",
+    500: "report it with its request_id; the log has the cause",
 }
 
 
@@ -111,12 +111,13 @@ def plain_problem(status: int, detail: str, *, fix: str | None = None) -> Proble
 
 def respond(problem: Problem, *, headers: dict[str, str] | None = None) -> Response:
     """The problem as an HTTP answer."""
-    body = problem.model_dump_json(exclude_none=True)
+    body = problem.model_copy(update={"request_id": request_ids.current()}).model_dump_json(exclude_none=True)
     return Response(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with problem details."""
+    app.add_middleware(Failures)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -126,17 +127,13 @@ def install(app: FastAPI) -> None:
     async def refused(request: Request, error: ClmError) -> Response:
         problem = problem_of(error)
         if problem.status >= 500:
-            logger.error("request failed: %s", error)
-        return respond(problem, headers={"Retry-After": "1"} if problem.status in {429, 503} else None)
+            # Without the value, which may be personal.
+            request_ids.log("failed", level=logging.ERROR, field=error.field, problem=error.problem, fix=error.fix)
+        return respond(problem, headers={"Retry-After": "1"} if problem.status in {409, 429, 503} else None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         return respond(plain_problem(error.status_code, str(error.detail)), headers=dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        logger.error("request failed", exc_info=error)
-        return respond(plain_problem(500, "Something broke while answering"))
 
 
 def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -157,9 +154,32 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": _TITLES[status]} for status in (400, 403, 413, 422, 429, 500, 503)
+    status: {"model": Problem, "description": _TITLES[status]} for status in (400, 403, 409, 413, 422, 429, 500, 503)
 }
 """What the routes may answer beside their result, for OpenAPI."""
+
+
+class Failures:
+    """ASGI middleware: what nobody foresaw is a 500 that says nothing of its cause; the log has it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            request_ids.log("failed", level=logging.ERROR, failure=error)
+            if begun or scope["type"] != "http":
+                raise
+            await respond(plain_problem(500, "Something broke while answering"))(scope, receive, send)
 
 
 class BodyLimit:

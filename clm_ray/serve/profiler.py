@@ -21,14 +21,17 @@ from clm_ray.features.interests import interests
 from clm_ray.features.user import rfm
 from clm_ray.lifecycle.stages import Thresholds, explain_stage
 from clm_ray.messages import Interest, Profile
+from clm_ray.model.explain import explain_slate
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.serve import measures
-from clm_ray.serve.hops import ProfileBatch, Profiled, RetentionFacts
+from clm_ray.serve.hops import ExplainBatch, Explained, Moved, ProfileAsk, ProfileBatch, Profiled, RetentionFacts
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.store.history import StoredHistory
 from clm_ray.store.store import Store
 
+MOST_REASONS = 3
+"""Events that are named for an item."""
 NO_ACTIVITY = "no activity yet: there is nothing to foresee from"
 
 
@@ -48,6 +51,7 @@ class Profiler:
         self._store = store
         self._telemetry = telemetry or unrecorded()
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="profiler-model")
+        self._explainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explainer-model")
 
     async def loaded(self) -> str:
         """The release this replica was started with; also proves that its store can be read."""
@@ -62,17 +66,22 @@ class Profiler:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._model, self._profile, batch, stored)
 
+    async def explain(self, batch: ExplainBatch) -> list[Explained]:
+        """Which events moved the items of each slate, in the order of the batch. In a thread of its own: it takes long, and profiles must not wait."""
+        users = [ask.user_id for ask in batch.asks]
+        stored = await asyncio.to_thread(self._store.histories, users)
+        return await asyncio.get_running_loop().run_in_executor(self._explainer, self._explain, batch, stored)
+
+    def _explain(self, batch: ExplainBatch, stored: dict[str, StoredHistory]) -> list[Explained]:
+        scorer = self._releases.get(batch.release).scorer
+        requests = _requests(batch.asks, _histories(batch.asks, stored, scorer), scorer)
+        return [_explained(scorer, request, rows) for request, rows in zip(requests, batch.rows, strict=True)]
+
     def _profile(self, batch: ProfileBatch, stored: dict[str, StoredHistory]) -> Profiled:
         release = self._releases.get(batch.release)
         scorer = release.scorer
-        histories = [
-            stored[ask.user_id].history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index)
-            for ask in batch.asks
-        ]
-        requests = [
-            UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
-            for ask, history in zip(batch.asks, histories, strict=True)
-        ]
+        histories = _histories(batch.asks, stored, scorer)
+        requests = _requests(batch.asks, histories, scorer)
         states = scorer.states(requests)
         survival = scorer.survival(states)
         profiles, facts = [], []
@@ -82,6 +91,33 @@ class Profiler:
             # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
             facts.append(RetentionFacts(request.user_id, request.time, _activity(history.before(request.time), scorer)))
         return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(states, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def _histories(asks: Sequence[ProfileAsk], stored: dict[str, StoredHistory], scorer: Scorer) -> list[History]:
+    return [stored[ask.user_id].history(row_of=scorer.items.row_of, event_of=scorer.vocabulary.index) for ask in asks]
+
+
+def _requests(asks: Sequence[ProfileAsk], histories: Sequence[History], scorer: Scorer) -> list[UserRequest]:
+    return [
+        UserRequest(ask.user_id, merged(history, ask.recent).before(ask.time), ask.time)
+        for ask, history in zip(asks, histories, strict=True)
+    ]
+
+
+def _explained(scorer: Scorer, request: UserRequest, row_K: NDArray[np.int32]) -> Explained:
+    found = explain_slate(scorer, request, items=row_K.tolist())
+    past = request.history
+    return Explained(
+        np.array([one.probability for one in found]),
+        [
+            [
+                Moved(event.event_type, int(past.item_N[event.place]), event.time, event.probability)
+                for event in sorted(one.events, key=lambda event: (-abs(event.probability), -event.time))
+                if event.probability
+            ][:MOST_REASONS]
+            for one in found
+        ],
+    )
 
 
 def states_of(payload: bytes) -> Sequence[UserState]:

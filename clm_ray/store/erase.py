@@ -1,22 +1,28 @@
-"""Removing users from the store. What they cost stays in the budget's sums; nothing there names them."""
+"""Removing users from the store. What they cost stays in the budget's sums; nothing there names them.
+
+A tombstone stays: a hash of the user and the moment of the erasure. What arrives later and lies before it (an event sent late or again, a dataset made
+before) is not taken in. Until the files of the workspace are erased too (jobs/erase.py --pending), it names the user, or nobody could.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, delete, select, update
 
 from clm_ray.store import tables
 from clm_ray.store.audit import blank
-from clm_ray.store.engine import chunks
+from clm_ray.store.engine import chunks, insert
 
-_OF_USERS = (
+OF_USERS = (
     tables.HISTORY_BASE,
     tables.EVENTS,
     tables.USERS,
     tables.SERVED_SLATES,
     tables.RETENTION_DECISIONS,
+    tables.KEPT_ANSWERS,
 )
 """In an order in which nothing refers to a row that is gone."""
 
@@ -29,11 +35,12 @@ class Erased:
     decisions: list[str]
 
 
-def erase(connection: Connection, user_ids: Sequence[str], *, now: int) -> Erased:
+def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: int, pending: bool) -> Erased:
     """Delete every row of these users. Reservations go with the decision that settled them; of the audit log's entries
-    (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this."""
+    (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this. `at` (µs) and `pending`: of
+    the tombstone."""
     decisions = _slates_of(connection, user_ids)
-    removed = dict.fromkeys((table.name for table in (*_OF_USERS, tables.RESERVATIONS)), 0)
+    removed = dict.fromkeys((table.name for table in (*OF_USERS, tables.RESERVATIONS)), 0)
     for part in chunks(dict.fromkeys(user_ids)):
         actions = connection.execute(
             select(tables.RETENTION_DECISIONS.c.action_id).where(tables.RETENTION_DECISIONS.c.user_id.in_(part))
@@ -41,10 +48,50 @@ def erase(connection: Connection, user_ids: Sequence[str], *, now: int) -> Erase
         for keys in chunks(actions.scalars().all()):
             settled = tables.RESERVATIONS.c.spent.is_not(None)
             _delete(connection, tables.RESERVATIONS, tables.RESERVATIONS.c.key.in_(keys) & settled, removed)
-        for table in _OF_USERS:
+        for table in OF_USERS:
             _delete(connection, table, table.c.user_id.in_(part), removed)
     removed[tables.AUDIT_LOG.name], removed[tables.AUDIT_KEYS.name] = blank(connection, user_ids, now=now)
+    _bury(connection, user_ids, at=at, pending=pending)
     return Erased(removed, decisions)
+
+
+def erased_at(connection: Connection, user_ids: Iterable[str]) -> dict[str, int]:
+    """When each of these users was erased, µs; users who never were are left out."""
+    of = tables.ERASED_USERS.c
+    if connection.execute(select(of.user).limit(1)).scalar() is None:
+        return {}
+    found = {}
+    for part in chunks(dict.fromkeys(user_ids)):
+        named = {_hash(user_id): user_id for user_id in part}
+        for row in connection.execute(select(of.user, of.erased_at).where(of.user.in_(named))):
+            found[named[row.user]] = row.erased_at
+    return found
+
+
+def pending(connection: Connection) -> list[str]:
+    """The users whose files are not erased yet, in order."""
+    of = tables.ERASED_USERS.c
+    query = select(of.pending).where(of.pending.is_not(None)).order_by(of.pending)
+    return [str(user_id) for user_id in connection.execute(query).scalars()]
+
+
+def finish_erasures(connection: Connection, user_ids: Sequence[str]) -> None:
+    """Their tombstones name them no longer."""
+    of = tables.ERASED_USERS.c
+    for part in chunks(user_ids):
+        connection.execute(update(tables.ERASED_USERS).where(of.pending.in_(part)).values(pending=None))
+
+
+def _bury(connection: Connection, user_ids: Sequence[str], *, at: int, pending: bool) -> None:
+    rows = [{"user": _hash(u), "erased_at": at, "pending": u if pending else None} for u in dict.fromkeys(user_ids)]
+    if rows:
+        statement = insert(connection, tables.ERASED_USERS)
+        new = {name: statement.excluded[name] for name in ("erased_at", "pending")}
+        connection.execute(statement.on_conflict_do_update(index_elements=["user"], set_=new), rows)
+
+
+def _hash(user_id: str) -> str:
+    return hashlib.sha256(b"erased:" + user_id.encode()).hexdigest()
 
 
 def _slates_of(connection: Connection, user_ids: Sequence[str]) -> list[str]:

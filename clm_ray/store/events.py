@@ -26,12 +26,23 @@ def ids_in_base(connection: Connection, events: Sequence[StoredEvent]) -> set[st
 
 
 def append(
-    connection: Connection, events: Sequence[StoredEvent], *, known: set[str], received_at: int
+    connection: Connection,
+    events: Sequence[StoredEvent],
+    *,
+    known: set[str],
+    erased: Mapping[str, int],
+    received_at: int,
 ) -> list[Verdict]:
-    """Insert what is new; `known` ids are duplicates. One verdict per event, also where another process inserts the same."""
+    """Insert what is new; `known` ids are duplicates. One verdict per event, also where another process inserts the same. `erased`: user → when, µs:
+    nothing before is taken.
+    """
     rows: dict[str, dict[str, object]] = {}
     first: dict[str, int] = {}
+    buried: set[int] = set()
     for place, event in enumerate(events):
+        if event.timestamp < erased.get(event.user_id, event.timestamp):
+            buried.add(place)
+            continue
         if event.event_id in known or event.event_id in rows:
             continue
         first[event.event_id] = place
@@ -53,7 +64,10 @@ def append(
         statement = insert(connection, EVENTS).on_conflict_do_nothing(index_elements=["event_id"])
         inserted = connection.execute(statement.returning(EVENTS.c.event_id), ordered).scalars()
         accepted = {first[event_id] for event_id in inserted}
-    return [Verdict.ACCEPTED if place in accepted else Verdict.DUPLICATE for place in range(len(events))]
+    return [
+        Verdict.ERASED if place in buried else Verdict.ACCEPTED if place in accepted else Verdict.DUPLICATE
+        for place in range(len(events))
+    ]
 
 
 def histories(

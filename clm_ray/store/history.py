@@ -74,6 +74,24 @@ class StoredHistory:
         return found if (found.event_N >= 0).all() else found.select(found.event_N >= 0)
 
 
+def since(history: StoredHistory, event_ids: Sequence[str], time: int | None) -> tuple[StoredHistory, Sequence[str]]:
+    """The events at or after `time` (µs; None: all), with their ids; of the others not even the names of items stay."""
+    if time is None:
+        return history, event_ids
+    start = int(np.searchsorted(history.time_N, time, side="left"))
+    kept = [
+        NewEvent(
+            event_ids[n],
+            int(history.time_N[n]),
+            history.items[history.item_code_N[n]] if history.item_code_N[n] >= 0 else None,
+            history.types[history.type_code_N[n]],
+            float(history.value_N[n]),
+        )
+        for n in range(start, len(history))
+    ]
+    return merge(empty_history(history.user_id), [], kept), event_ids[start:]
+
+
 def empty_history(user_id: str) -> StoredHistory:
     """The history of a user never seen."""
     none = np.empty(0, np.int64)

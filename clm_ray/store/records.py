@@ -18,10 +18,12 @@ from clm_ray.config.policy import Stage
 
 
 class Verdict(StrEnum):
-    """What became of an event: `accepted` is durable, `duplicate` was there before (by event id, whatever else it says)."""
+    """What became of an event: `accepted` is durable, `duplicate` was there before (by event id, whatever else it says), `erased` lies before
+    the erasure of its user and is not kept."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True)

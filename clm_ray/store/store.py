@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
 from clm_ray.errors import StoreError
-from clm_ray.store import audit, decisions, events, ledger
+from clm_ray.store import answers, audit, decisions, events, ledger
+from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
 from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
-from clm_ray.store.erase import Erased, erase
-from clm_ray.store.history import StoredHistory, pack
+from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
+from clm_ray.store.erase import pending as pending_erasures
+from clm_ray.store.export import Exported, export
+from clm_ray.store.history import StoredHistory, pack, since
 from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
@@ -100,7 +103,8 @@ class Store:
         with self.reading() as connection:
             known = events.ids_in_base(connection, batch)
         with self.writing() as connection:
-            return events.append(connection, batch, known=known, received_at=received_at)
+            erased = erased_at(connection, (event.user_id for event in batch))
+            return events.append(connection, batch, known=known, erased=erased, received_at=received_at)
 
     def histories(
         self, user_ids: Sequence[str], *, recent: Mapping[str, Sequence[StoredEvent]] | None = None
@@ -117,8 +121,11 @@ class Store:
 
         Events that came in since stay where they are; one that the new base holds too is still read once.
         """
-        rows = [(h.user_id, int(h.time_N[-1]) if len(h) else 0, pack(h, event_ids=ids)) for h, ids in bases]
+        given = list(bases)
         with self.writing() as connection:
+            erased = erased_at(connection, (history.user_id for history, _ in given))
+            kept = [since(history, ids, erased.get(history.user_id)) for history, ids in given]
+            rows = [(h.user_id, int(h.time_N[-1]) if len(h) else 0, pack(h, event_ids=ids)) for h, ids in kept]
             return events.replace_bases(connection, rows, dataset=dataset)
 
     # users
@@ -163,15 +170,32 @@ class Store:
         with self.reading() as connection:
             return decisions.last_actions(connection, user_ids)
 
-    def log_slates(self, slates: Sequence[ServedSlate], *, cancelled: Event | None = None) -> None:
-        """Log answers of the endpoint; a decision_id that is there already stays as it is.
+    def log_slates(
+        self, slates: Sequence[ServedSlate], *, kept: Sequence[Kept] = (), cancelled: Event | None = None
+    ) -> set[str]:
+        """Log answers of the endpoint, and keep those that were claimed; a decision_id that is there already stays as it is.
 
-        Where `cancelled` is set before the transaction commits, nothing is logged and StoreError raised: the caller has given up.
+        Returns the keys whose claim was lost: neither their answer nor its slate is kept. Where `cancelled` is set before the transaction
+        commits, nothing is and StoreError is raised: the caller has given up.
         """
         with self.writing() as connection:
-            decisions.log_slates(connection, slates)
+            lost = answers.keep(connection, kept)
+            dropped = {one.decision_id for one in kept if one.key in lost}
+            decisions.log_slates(connection, [slate for slate in slates if slate.decision_id not in dropped])
             if cancelled is not None and cancelled.is_set():
                 raise StoreError("nobody waits for these slates any more", fix="give args.timeouts.store_s more time")
+        return lost
+
+    def claim_answers(self, claims: Sequence[Claim], *, now: int) -> list[Claimed]:
+        """What can be done for each request with a key, in order. See `store.answers`."""
+        with self.writing() as connection:
+            return answers.claim(connection, claims, now=now)
+
+    def release_answers(self, tokens: Sequence[str]) -> None:
+        """Give back the claims of these attempts that came to nothing."""
+        if tokens:
+            with self.writing() as connection:
+                answers.release(connection, tokens)
 
     def slates_of(self, decision_ids: Sequence[str]) -> dict[str, ServedSlate]:
         """The logged answers among these decision ids."""
@@ -219,12 +243,31 @@ class Store:
 
     # erasure
 
-    def erase(self, user_ids: Sequence[str]) -> Erased:
-        """Delete everything about these users, in one transaction."""
+    def erase(self, user_ids: Sequence[str], *, at: int | None = None, pending: bool = False) -> Erased:
+        """Delete everything about these users, in one transaction; nothing of the time before `at` (µs; None: now) is taken in again.
+
+        `pending`: the files of the workspace are not erased yet; `pending_erasures` names the users until they are.
+        """
         with self.writing() as connection:
-            erased = erase(connection, user_ids, now=self._wall())
+            now = self._wall()
+            erased = erase(connection, user_ids, now=now, at=now if at is None else at, pending=pending)
         overwrite_deleted(self._engine, [METADATA.tables[name] for name in erased.removed])
         return erased
+
+    def pending_erasures(self) -> list[str]:
+        """Users who were erased here, and not from the files of the workspace yet."""
+        with self.reading() as connection:
+            return pending_erasures(connection)
+
+    def finish_erasures(self, user_ids: Sequence[str]) -> None:
+        """The files of these users are erased too: their tombstones name them no longer."""
+        with self.writing() as connection:
+            finish_erasures(connection, user_ids)
+
+    def export(self, user_id: str, *, after: tuple[int, list[Any]] | None = None, limit: int = 1000) -> list[Exported]:
+        """What is kept of a user, a page at a time. See `store.export`."""
+        with self.reading() as connection:
+            return export(connection, user_id, after=after, limit=limit)
 
     def _audited(self, work: Callable[[Connection, list[AuditEntry]], T]) -> T:
         """One transaction; what `work` has for the audit log is entered at its end."""

@@ -6,6 +6,8 @@
     users                 what users told us themselves, over the dataset's user table
     retention_decisions   one per user and epoch
     served_slates         one per answer of the endpoint; refers to the retention decision that was in force
+    kept_answers          answers of requests with an Idempotency-Key, until they expire
+    erased_users          who was erased, by hash, and when: nothing of the time before comes back
     budgets, reservations the ledger, in millionths of the currency so that sums are exact
     audit_log             who did what, append-only, each entry chained to the one before it by its hash
     audit_keys            one random key per user, under which the user's entries are digested; erased with the user
@@ -96,6 +98,29 @@ SERVED_SLATES = Table(
     Column("action_id", String, ForeignKey("retention_decisions.action_id")),
     Column("record", Text, nullable=False),
     sqlite_autoincrement=True,
+)
+
+KEPT_ANSWERS = Table(
+    "kept_answers",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("body", String, nullable=False),
+    Column("token", String, nullable=False),
+    Column("user_id", String),
+    Column("claimed_until", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("answer", Text),
+    Index("kept_answers_token", "token"),
+    Index("kept_answers_user", "user_id"),
+    Index("kept_answers_expiry", "expires_at"),
+)
+
+ERASED_USERS = Table(
+    "erased_users",
+    METADATA,
+    Column("user", String, primary_key=True),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("pending", String),
 )
 
 BUDGETS = Table(

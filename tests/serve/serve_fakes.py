@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clm_ray.messages import Interest, Profile, RetentionAction
-from clm_ray.serve.hops import Hops, ProfileBatch, Profiled, RankBatch, Ranked, RetainBatch, RetentionFacts
+from clm_ray.serve.hops import (
+    ExplainBatch,
+    Explained,
+    Hops,
+    Moved,
+    ProfileBatch,
+    Profiled,
+    RankBatch,
+    Ranked,
+    RetainBatch,
+    RetentionFacts,
+)
 from clm_ray.serve.retention import action_of
 from clm_ray.store.records import MaskRecord, RetentionDecision
 from clm_ray.store.store import Store
@@ -98,11 +109,26 @@ class Parts:
             self.store.book(decisions)
         return [action_of(one) for one in decisions]
 
+    async def explain(self, batch: ExplainBatch) -> list[Explained]:
+        """The click on i3 a day ago made every item more likely by .01 times its place in the slate."""
+        await self._meet("explainer")
+        return [
+            Explained(
+                np.full(len(rows), 0.5),
+                [[Moved("click", 3, ask.time - 86_400_000_000, 0.01 * (place + 1))] for place in range(len(rows))],
+            )
+            for ask, rows in zip(batch.asks, batch.rows, strict=True)
+        ]
+
     def hops(self) -> Hops:
         async def loaded() -> str:
             await self._meet("loaded")
             return "r1"
 
         return Hops(
-            profile=self.profile, rank=self.rank, retain=self.retain, loaded={"profiler": loaded, "ranker": loaded}
+            profile=self.profile,
+            rank=self.rank,
+            retain=self.retain,
+            loaded={"profiler": loaded, "ranker": loaded},
+            explain=self.explain,
         )

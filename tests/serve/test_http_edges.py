@@ -122,7 +122,19 @@ _VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
-_NAMES = ("user_id", "candidates", "k", "context", "recent_events", "explain", "as_of")
+_NAMES = (
+    "user_id",
+    "candidates",
+    "k",
+    "context",
+    "recent_events",
+    "explain",
+    "as_of",
+    "anonymous",
+    "unknown_items",
+    "deadline_ms",
+    "debug",
+)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -145,8 +157,12 @@ def test_openapi_describes_what_is_really_sent(http: TestClient) -> None:
     spec = http.get("/openapi.json").json()
     assert set(spec["paths"]) == {
         "/v1/recommend",
+        "/v1/recommend/batch",
+        "/v1/rank",
         "/v1/events",
+        "/v1/users/{user_id}",
         "/v1/users/{user_id}/profile",
+        "/v1/users/{user_id}/export",
         "/v1/version",
         "/healthz",
         "/readyz",

@@ -17,7 +17,16 @@ from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.policy.epochs import epoch_of
 from clm_ray.schema import DAY_US
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
-from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled, RankBatch, Ranked, RetainBatch, RetentionFacts
+from clm_ray.serve.hops import (
+    ExplainBatch,
+    ProfileAsk,
+    ProfileBatch,
+    Profiled,
+    RankBatch,
+    Ranked,
+    RetainBatch,
+    RetentionFacts,
+)
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.profiler import Profiler, ProfilerRelease, merged, states_of
 from clm_ray.serve.ranker import Ranker, best
@@ -67,6 +76,42 @@ def profiled(profiler: Profiler, *asks: ProfileAsk) -> Profiled:
 
 
 # profiler
+
+
+def test_without_the_event_that_is_named_first_the_probability_is_what_the_reason_says(
+    profiler: Profiler, scorer: Scorer, store: Store
+) -> None:
+    rows = np.array([2, 7], np.int32)
+    recent = History(
+        np.array([7], np.int32), np.array([0], np.int16), np.array([3.0], np.float32), np.array([NOW - 1], np.int64)
+    )
+    asks = [ProfileAsk("ann", NOW, recent), ProfileAsk("nobody", NOW, EMPTY)]
+    ann, nobody = asyncio.run(profiler.explain(ExplainBatch("r1", asks, [rows, rows])))
+    assert nobody.moved == [[], []], "no events, no reasons"
+    kept = {"i01": (1, NOW - 40 * DAY_US, 10.0), "i02": (2, NOW - DAY_US, 10.0), "i07": (7, NOW - 1, 3.0)}
+    for k, row in enumerate(rows.tolist()):
+        effects = [abs(moved.effect) for moved in ann.moved[k]]
+        assert len(effects) == 3
+        assert effects == sorted(effects, reverse=True)
+        top = ann.moved[k][0]
+        left = [what for what in kept.values() if what[0] != top.row]
+        item, time, value = zip(*left, strict=True)
+        history = History(
+            np.array(item, np.int32),
+            np.zeros(len(left), np.int16),
+            np.array(value, np.float32),
+            np.array(time, np.int64),
+        )
+        states = scorer.states([UserRequest("ann", history, NOW)])
+        without = float(scorer.click(states, [np.array([row], np.int32)])[0][0])
+        assert top.effect == pytest.approx(float(ann.probability_K[k]) - without, abs=1e-6)
+        assert abs(top.effect) > 1e-5
+
+
+def test_a_slate_of_no_items_can_be_ranked(profiler: Profiler, ranker: Ranker) -> None:
+    states = profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).states
+    (slate,) = asyncio.run(ranker.rank(RankBatch("r1", states, [np.empty(0, np.int32)], [5])))
+    assert len(slate.row_K) == 0
 
 
 def test_a_profile_says_who_the_user_is_from_events_before_the_moment(profiler: Profiler) -> None:

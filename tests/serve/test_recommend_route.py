@@ -76,6 +76,24 @@ def test_explain_adds_texts_matches_and_the_rules_that_ruled_actions_out(http: T
     assert [item.matches for item in answer.items] == [[], ["fruit"]]
     assert answer.retention is not None
     assert answer.retention.masked == {"coupon": "eligibility"}
+    first, second = (item.reasons for item in answer.items)
+    assert first is not None
+    assert second is not None
+    assert (first[0].event_type, first[0].item_id, first[0].effect) == ("click", "i3", 0.01)
+    assert second[0].text == "click of “text of i3” 24 hours before makes it more likely: 50.000% instead of 48.000%"
+    assert ask(http).items[0].reasons is None
+
+
+@pytest.mark.parametrize(("trouble", "said"), [(RuntimeError("broken"), "explainer_failed"), (9.0, "explainer_late")])
+def test_without_an_explainer_there_are_no_reasons_and_the_slate_is_whole(
+    http: TestClient, parts: Parts, store: Store, trouble: Exception | float, said: str
+) -> None:
+    parts.trouble["explainer"] = trouble
+    answer = ask(http, candidates=["i2"], explain=True)
+    assert answer.degraded == [said]
+    assert (answer.items[0].text, answer.items[0].reasons) == ("text of i2", None)
+    assert answer.decision_id is not None
+    assert store.slates_of([answer.decision_id])[answer.decision_id].degraded == ""
 
 
 def test_recent_events_reach_the_profiler_in_time_order_and_are_not_stored(
@@ -122,7 +140,10 @@ def test_concurrent_requests_share_batches_and_keep_their_own_answers(http: Test
         ({"user_id": " u"}, "user_id", "spaces"),
         ({"k": 0}, "k", "greater than or equal to 1"),
         ({"kk": 1}, "kk", "no such field"),
-        ({"user_id": None}, "user_id", "string"),
+        ({"user_id": None}, "user_id", "is missing"),
+        ({"anonymous": True}, "user_id", "no id"),
+        ({"unknown_items": "guess"}, "unknown_items", "refuse"),
+        ({"deadline_ms": 5}, "deadline_ms", "greater than or equal to 10"),
         ({"as_of": "soon"}, "as_of", "ISO 8601"),
     ],
 )
@@ -137,6 +158,38 @@ def test_what_makes_no_sense_is_refused_with_the_field_and_a_fix(
     assert named in problem["detail"]
     assert problem["fix"]
     assert not parts.profile_batches
+
+
+def test_unknown_candidates_are_left_out_and_named_where_that_is_asked_for(http: TestClient) -> None:
+    answer = ask(http, candidates=["nope", "i5", "neither", "i2"], unknown_items="skip")
+    assert items(answer) == ["i2", "i5"]
+    assert answer.skipped == ["nope", "neither"]
+    assert ask(http, candidates=["i5"], unknown_items="skip").skipped == []
+    assert ask(http, candidates=["i5"]).skipped is None
+
+
+def test_nothing_is_stored_of_an_anonymous_user_and_nothing_decided(
+    http: TestClient, parts: Parts, store: Store
+) -> None:
+    events = [{"event_type": "click", "item_id": "i3"}]
+    response = http.post("/v1/recommend", json={"anonymous": True, "recent_events": events})
+    answer = Recommendation.model_validate_json(response.content)
+    assert (answer.user_id, answer.decision_id, answer.retention, answer.degraded) == (None, None, None, [])
+    assert "anonymous" in (answer.retention_reason or "")
+    assert answer.profile is not None
+    assert answer.profile.events == 6, "five that the stand-in makes up, and that of the request"
+    assert parts.profile_batches[0].asks[0].user_id == ""
+    assert not parts.retain_batches
+    with store.reading() as connection:
+        assert connection.execute(select(SERVED_SLATES)).all() == []
+
+
+def test_timings_of_every_part_are_there_for_who_asks(http: TestClient) -> None:
+    timings = ask(http, debug=True).timings
+    assert timings is not None
+    assert set(timings) == {"waiting", "profiler", "ranker", "retention", "store", "total"}
+    assert 0 <= timings["ranker"] <= timings["total"]
+    assert ask(http).timings is None
 
 
 # as_of

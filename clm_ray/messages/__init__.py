@@ -29,6 +29,8 @@ MAX_K = 500
 """Most items one recommendation may return."""
 MAX_EVENTS = 1000
 """Most events one batch may carry."""
+MAX_BATCH = 100
+"""Most recommendations that one batch may ask for."""
 MAX_CONTEXT = 32
 """Most entries of a context map."""
 MAX_CANDIDATES = 100_000
@@ -122,23 +124,57 @@ class RecentEvent(Ask):
     """Amount or rating, as the event type says."""
 
 
-class RecommendRequest(Ask):
-    """Who is asking, and what may be shown."""
+class RankRequest(Ask):
+    """For whom, and what, is to be ranked."""
 
-    user_id: Name
-    """The user."""
+    user_id: Name | None = None
+    """The user. Null for an anonymous one."""
+    anonymous: bool = False
+    """True, and no `user_id`: somebody of whom nothing is known but `recent_events`. Nothing is stored, no action is booked."""
     candidates: Annotated[list[Name], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = None
     """Item ids to rank, at most `limits.max_candidates` of /v1/version; repeated ids count once. Null: retrieved from the whole catalogue."""
+    unknown_items: Literal["refuse", "skip"] = "refuse"
+    """Candidates that are not in the catalogue: refuse the request, or leave them out and name them in `skipped`."""
     k: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
     """Items to return. Null: `limits.default_k` of /v1/version."""
-    context: Context = Field(default_factory=dict)
-    """Free text about the occasion (page, slot, ...); logged with the slate."""
     recent_events: list[RecentEvent] = Field(default_factory=list, max_length=MAX_EVENTS)
     """Events that only the caller knows; they count for this request and are not stored."""
     explain: bool = False
-    """Add texts, categories and matching interests to the items, and the rules that ruled actions out."""
+    """Add texts, categories, matching interests and reasons to the items, and the rules that ruled actions out."""
+    deadline_ms: Annotated[int, Field(ge=10, le=60_000)] | None = None
+    """Answer within this time, counted from the request's arrival, milliseconds: parts that would be later are left out, and `degraded` says so."""
+    debug: bool = False
+    """Add `timings`."""
     as_of: Time | None = None
     """Administrators only (header X-Admin-Token): answer as of this moment. Nothing is logged and no action is booked."""
+
+
+class RecommendRequest(RankRequest):
+    """Who is asking, and what may be shown."""
+
+    context: Context = Field(default_factory=dict)
+    """Free text about the occasion (page, slot, ...); logged with the slate."""
+
+
+class BatchRequest(Ask):
+    """Many recommendations at once. Each gets its own result; one that is refused does not cost the others."""
+
+    requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    """The requests."""
+
+
+class Reason(Answer):
+    """One event of the user that moved an item's probability. Exact for this event alone; events act together, so effects do not add up."""
+
+    text: str
+    """In words."""
+    event_type: str
+    item_id: str | None
+    """Null for an event without an item, or of one that the model does not know."""
+    time: int
+    """When it happened, UTC microseconds."""
+    effect: float
+    """The item's probability less what it would be had this event never happened."""
 
 
 class RecommendedItem(Answer):
@@ -155,6 +191,8 @@ class RecommendedItem(Answer):
     """With `explain`: the item's categories."""
     matches: list[str] | None = None
     """With `explain`: the user's interests among its categories, strongest first."""
+    reasons: list[Reason] | None = None
+    """With `explain`: the events that moved its probability most, up to three, strongest first. Left out where nobody could say in time."""
 
 
 class Interest(Answer):
@@ -227,13 +265,15 @@ Degraded = Literal[
     "ranker_failed",
     "retention_late",
     "retention_failed",
+    "explainer_late",
+    "explainer_failed",
     "slate_not_logged",
 ]
 """Why an answer is less than it could be.
 
 no_history: the user has no events, so the slate comes from what is popular and the profile from the life-cycle prior.
 profiler_*: no profile, a popular slate, no action. ranker_*: a popular slate. retention_*: no action.
-slate_not_logged: the store refused the slate; there is no decision_id and clicks on it cannot be joined to it."""
+explainer_*: no reasons. slate_not_logged: the store refused the slate; there is no decision_id and clicks on it cannot be joined to it."""
 
 
 class Recommendation(Answer):
@@ -241,12 +281,15 @@ class Recommendation(Answer):
 
     decision_id: str | None
     """Identifies this slate in the log; send it with the events that answer it. Null when nothing was logged."""
-    user_id: str
+    user_id: str | None
+    """Null for an anonymous user."""
     time: int
     """The moment of the answer by the endpoint's clock, UTC microseconds."""
     release: str
     """The release that answered."""
     items: list[RecommendedItem]
+    skipped: list[str] | None = None
+    """With `unknown_items: skip`: the candidates that are not in the catalogue."""
     profile: Profile | None
     retention: RetentionAction | None
     """Null: no action is to be taken; see `retention_reason`."""
@@ -254,6 +297,26 @@ class Recommendation(Answer):
     """Why there is no decision."""
     degraded: list[Degraded]
     """Empty for a full answer."""
+    timings: dict[str, float] | None = None
+    """With `debug`: part → milliseconds. `waiting`: until the batch set out; `total`: all of it. Requests of one batch share the parts' times."""
+
+
+class Ranking(Answer):
+    """Items in order, and nothing else: no decision, no action, nothing logged."""
+
+    user_id: str | None
+    """Null for an anonymous user."""
+    time: int
+    """The moment of the answer by the endpoint's clock, UTC microseconds."""
+    release: str
+    """The release that answered."""
+    items: list[RecommendedItem]
+    skipped: list[str] | None = None
+    """With `unknown_items: skip`: the candidates that are not in the catalogue."""
+    degraded: list[Degraded]
+    """Empty for a full answer."""
+    timings: dict[str, float] | None = None
+    """With `debug`: part → milliseconds."""
 
 
 class UserProfile(Answer):
@@ -339,6 +402,7 @@ class Limits(Answer):
     max_k: int
     max_candidates: int
     max_events: int
+    max_batch: int
 
 
 class Version(Answer):
@@ -393,3 +457,22 @@ class Problem(Answer):
     """What to do about it."""
     errors: list[FieldProblem] | None = None
     """Where several fields are wrong: all of them, up to twenty."""
+    request_id: str | None = None
+    """The id of the request, which the log has too."""
+
+
+class BatchResult(Answer):
+    """What became of one request of a batch: an answer, or a problem."""
+
+    index: int
+    """Position in the batch."""
+    status: int
+    """The HTTP status that the request would have had by itself."""
+    answer: Recommendation | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(Answer):
+    """One result per request, in the order of the batch."""
+
+    results: list[BatchResult]

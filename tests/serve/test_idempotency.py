@@ -1,0 +1,130 @@
+"""Idempotency-Key: a repeated request gets the same answer, and books nothing twice."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from serve_fakes import NOW, Parts
+from sqlalchemy import select
+
+from clm_ray.errors import StoreError
+from clm_ray.messages import BatchAnswer
+from clm_ray.serve import once
+from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
+from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.gateway import Gateway
+from clm_ray.serve.http import build_http
+from clm_ray.store.clock import Clock
+from clm_ray.store.store import Store
+from clm_ray.store.tables import SERVED_SLATES
+
+
+def ask(http: TestClient, key: str, **body: Any) -> httpx.Response:
+    return http.post("/v1/recommend", json={"user_id": "u", **body}, headers={"Idempotency-Key": key})
+
+
+def slates(store: Store) -> int:
+    with store.reading() as connection:
+        return len(connection.execute(select(SERVED_SLATES)).all())
+
+
+def test_the_same_key_and_body_get_the_same_answer_and_one_slate(http: TestClient, store: Store, parts: Parts) -> None:
+    first, second = (ask(http, "k", explain=True, debug=True) for _ in range(2))
+    assert first.status_code == 200
+    assert first.content == second.content
+    assert first.json()["decision_id"]
+    assert slates(store) == 1
+    assert len(parts.profile_batches) == 1
+    assert ask(http, "k2").json()["decision_id"] != first.json()["decision_id"]
+
+
+def test_the_same_key_with_another_body_is_a_conflict(http: TestClient, store: Store) -> None:
+    ask(http, "k")
+    response = ask(http, "k", k=2)
+    problem = response.json()
+    assert (response.status_code, problem["field"], problem["type"]) == (409, "Idempotency-Key", "urn:clm-ray:conflict")
+    assert problem["fix"]
+    assert slates(store) == 1
+
+
+def test_retries_at_the_same_time_through_two_replicas_are_one_request(
+    served: ServedCatalogue, store: Store, parts: Parts
+) -> None:
+    parts.trouble["profiler"] = 0.1
+    replicas = []
+    for _ in range(2):
+        gateway = Gateway(
+            served=served,
+            store=store,
+            clock=Clock(kind="wall", wall=lambda: NOW),
+            hops=parts.hops(),
+            coalesce=CoalesceArgs(),
+            timeouts=TimeoutArgs(),
+        )
+        replicas.append(TestClient(build_http(gateway, admin_token=None)))
+    with replicas[0], replicas[1], ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda n: ask(replicas[n % 2], "k"), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert len({answer.content for answer in answers}) == 1
+    assert slates(store) == 1
+    assert len(parts.retain_batches) == 1
+
+
+def test_who_waits_too_long_for_the_first_answer_is_told_to_come_back(
+    http: TestClient, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(once, "_WAIT_S", 0.0)
+    parts.trouble["profiler"] = 0.2
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: ask(http, "k"), range(2)))
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    refused = next(answer for answer in answers if answer.status_code == 409)
+    assert "not answered yet" in refused.json()["detail"]
+    assert refused.headers["Retry-After"] == "1"
+
+
+def test_what_was_refused_or_not_logged_may_be_tried_again(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(http, "k", candidates=["nope"]).status_code == 422
+    assert ask(http, "k", candidates=["i1"]).status_code == 200
+    with monkeypatch.context() as broken:
+
+        def refuse(*_args: object, **_more: object) -> None:
+            raise StoreError("disk full")
+
+        broken.setattr(store, "log_slates", refuse)
+        assert ask(http, "k2").json()["degraded"] == ["slate_not_logged"]
+    again = ask(http, "k2").json()
+    assert again["degraded"] == []
+    assert again["decision_id"]
+
+
+def test_a_batch_is_repeated_as_a_whole_and_each_of_its_requests_booked_once(http: TestClient, store: Store) -> None:
+    def batch(*users: str) -> httpx.Response:
+        requests = [{"user_id": user} for user in users] + [{"user_id": "x", "candidates": ["nope"]}]
+        return http.post("/v1/recommend/batch", json={"requests": requests}, headers={"Idempotency-Key": "b"})
+
+    first, second = batch("a", "b"), batch("a", "b")
+    assert first.content == second.content
+    results = BatchAnswer.model_validate_json(first.content).results
+    assert [one.status for one in results] == [200, 200, 422]
+    assert slates(store) == 2
+    assert batch("a", "c").status_code == 409
+    assert slates(store) == 2
+
+
+def test_an_anonymous_answer_is_repeated_too(http: TestClient, store: Store) -> None:
+    body = {"anonymous": True}
+    first, second = (http.post("/v1/recommend", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2))
+    assert first.content == second.content
+    assert slates(store) == 0
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201])
+def test_keys_are_bounded(http: TestClient, key: str) -> None:
+    assert ask(http, key).status_code == 422

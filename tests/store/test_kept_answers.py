@@ -1,0 +1,62 @@
+"""Answers kept under a request's key: one claim at a time, one answer, no second slate."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from clm_ray.store.answers import Claim, Kept
+from clm_ray.store.records import ServedSlate
+from clm_ray.store.store import Store
+
+NOW = 1_000
+
+
+def claim(token: str, *, key: str = "k", body: str = "b", until: int = NOW + 10, expires: int = NOW + 100) -> Claim:
+    return Claim(key=key, body=body, token=token, user_id="u", claimed_until=until, expires_at=expires)
+
+
+def slate(decision_id: str) -> ServedSlate:
+    return ServedSlate(decision_id, "u", NOW, "r1", ("i1",), (0.5,))
+
+
+def status(store: Store, one: Claim, *, now: int = NOW) -> str:
+    return store.claim_answers([one], now=now)[0].status
+
+
+def test_one_caller_answers_and_the_others_get_what_was_answered(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: status(store, claim(f"t{n}")), range(8)))
+    assert sorted(found) == ["busy"] * 7 + ["mine"]
+    winner = f"t{found.index('mine')}"
+    assert store.log_slates([slate("d1")], kept=[Kept("k", winner, "the answer", "d1")]) == set()
+    (again,) = store.claim_answers([claim("later")], now=NOW)
+    assert (again.status, again.answer) == ("kept", "the answer")
+    assert status(store, claim("t", body="another")) == "other"
+    assert set(store.slates_of(["d1"])) == {"d1"}
+
+
+def test_a_claim_whose_holder_died_is_taken_over_and_the_dead_one_logs_nothing(store: Store) -> None:
+    assert status(store, claim("first")) == "mine"
+    assert status(store, claim("second", until=NOW + 50), now=NOW + 9) == "busy"
+    assert status(store, claim("second", until=NOW + 50), now=NOW + 10) == "mine"
+    assert store.log_slates([slate("d1"), slate("d2")], kept=[Kept("k", "first", "late", "d1")]) == {"k"}
+    assert set(store.slates_of(["d1", "d2"])) == {"d2"}, "a slate of somebody else in the batch is logged"
+    assert store.log_slates([slate("d3")], kept=[Kept("k", "second", "in time", "d3")]) == set()
+
+
+def test_a_request_that_came_to_nothing_gives_its_key_back(store: Store) -> None:
+    assert status(store, claim("first")) == "mine"
+    store.release_answers(["first"])
+    assert status(store, claim("second", body="another")) == "mine"
+    store.log_slates([], kept=[Kept("k", "second", "answer", None)])
+    store.release_answers(["second"])
+    assert status(store, claim("third", body="another")) == "kept", "an answer is not given back"
+
+
+def test_answers_expire_and_go_with_their_user(store: Store) -> None:
+    assert status(store, claim("first")) == "mine"
+    store.log_slates([], kept=[Kept("k", "first", "answer", None)])
+    assert status(store, claim("second"), now=NOW + 99) == "kept"
+    assert status(store, claim("second", until=NOW + 200, expires=NOW + 300), now=NOW + 100) == "mine"
+    assert store.erase(["u"], at=9).removed["kept_answers"] == 1
+    assert status(store, claim("third")) == "mine"
