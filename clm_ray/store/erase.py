@@ -20,6 +20,7 @@ OF_USERS = (
     tables.HISTORY_BASE,
     tables.EVENTS,
     tables.USERS,
+    tables.SHADOW_SLATES,
     tables.SERVED_SLATES,
     tables.RETENTION_DECISIONS,
     tables.KEPT_ANSWERS,

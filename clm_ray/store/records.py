@@ -125,7 +125,7 @@ class ServedSlate:
 
     items: as shown, best place first (position = place in the tuple); probabilities: the click probability of each as served.
     action_id: the retention decision in force, None when there was none. degraded: why the answer was degraded, "" when it was not.
-    context: goes into the impression event that compaction writes.
+    context: goes into the impression event that compaction writes. arm: which arm of a split answered, "" without one.
     """
 
     decision_id: str
@@ -137,6 +137,7 @@ class ServedSlate:
     action_id: str | None = None
     degraded: str = ""
     context: Mapping[str, str] = field(default_factory=dict)
+    arm: str = ""
 
     def to_json(self) -> str:
         """The record as JSON text."""
@@ -149,6 +150,35 @@ class ServedSlate:
         for name in ("items", "probabilities"):
             raw[name] = tuple(raw[name])
         return ServedSlate(**raw)
+
+
+@dataclass(frozen=True)
+class ShadowSlate:
+    """What another release would have shown for an answer that was given; never shown to anybody.
+
+    decision_id, user_id, time: those of the served slate. items, probabilities: the shadow's own slate. shown: its probability of each
+    item that was shown, in the order of the served slate; None for an item that is not in its catalogue.
+    """
+
+    decision_id: str
+    user_id: str
+    time: int
+    release_id: str
+    items: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    shown: tuple[float | None, ...]
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS).decode()
+
+    @staticmethod
+    def from_json(text: str) -> ShadowSlate:
+        """The inverse of `to_json`."""
+        raw: dict[str, Any] = orjson.loads(text)
+        for name in ("items", "probabilities", "shown"):
+            raw[name] = tuple(raw[name])
+        return ShadowSlate(**raw)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@
     served_slates         one per answer of the endpoint; refers to the retention decision that was in force
     kept_answers          answers of requests with an Idempotency-Key, until they expire
     erased_users          who was erased, by hash, and when: nothing of the time before comes back
+    shadow_slates         what a release that is only watched would have answered
     budgets, reservations the ledger, in millionths of the currency so that sums are exact
     audit_log             who did what, append-only, each entry chained to the one before it by its hash
     audit_keys            one random key per user, under which the user's entries are digested; erased with the user
@@ -97,6 +98,7 @@ SERVED_SLATES = Table(
     Column("time", BigInteger, nullable=False),
     Column("action_id", String, ForeignKey("retention_decisions.action_id")),
     Column("record", Text, nullable=False),
+    Index("slates_by_time", "time"),
     sqlite_autoincrement=True,
 )
 
@@ -121,6 +123,15 @@ ERASED_USERS = Table(
     Column("user", String, primary_key=True),
     Column("erased_at", BigInteger, nullable=False),
     Column("pending", String),
+)
+
+SHADOW_SLATES = Table(
+    "shadow_slates",
+    METADATA,
+    Column("decision_id", String, primary_key=True),
+    Column("release_id", String, primary_key=True),
+    Column("user_id", String, nullable=False, index=True),
+    Column("record", Text, nullable=False),
 )
 
 BUDGETS = Table(

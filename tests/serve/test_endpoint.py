@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from ports import free_ports
+from scraped import scrape, until
 from tiny_release import write_release
 
 from clm_ray.client import Client
@@ -17,6 +18,7 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ForbiddenError, RequestError
 from clm_ray.features.history import EMPTY
 from clm_ray.model.inference import Scorer, UserRequest
+from clm_ray.serve import measures
 from clm_ray.serve.args import AppArgs, PartArgs, TimeoutArgs
 from clm_ray.serve.deploy import deploy, stop
 from clm_ray.store.store import open_store
@@ -24,6 +26,18 @@ from clm_ray.store.store import open_store
 pytestmark = pytest.mark.ray
 
 TOKEN = "only-for-tests"
+RECORDED_BY_NOW = (
+    measures.REQUESTS,
+    measures.HOP_SECONDS,
+    measures.BATCH_SIZE,
+    measures.ANSWERS,
+    measures.DEGRADED,
+    measures.STAGES,
+    measures.ACTIONS,
+    measures.EVENTS,
+    measures.STORE_SECONDS,
+)
+"""What any use of the endpoint brings forth."""
 CANDIDATES = ["i01", "i04", "i07", "i09"]
 
 
@@ -143,6 +157,27 @@ def test_many_callers_at_once_get_their_own_answers(client: Client) -> None:
 
 def test_openapi_is_served(endpoint: Endpoint) -> None:
     assert "/v1/recommend" in httpx.get(f"{endpoint.url}/openapi.json").json()["paths"]
+
+
+def test_metrics_are_where_prometheus_scrapes_them(client: Client, endpoint: Endpoint) -> None:
+    def seen() -> dict[str, float]:
+        return {
+            f"{name} {tags.get('outcome', tags.get('verdict', tags.get('hop', '')))}": v for name, tags, v in scrape()
+        }
+
+    client.recommend("ann", candidates=CANDIDATES)
+    client.events([{"user_id": "ann", "event_type": "click", "item_id": "i01"}])
+    httpx.post(f"{endpoint.url}/v1/recommend", json={"user_id": ""})
+    found = until(lambda: seen() if "ray_clm_events_total accepted" in seen() else None)
+    assert found["ray_clm_requests_total ok"] >= 1
+    assert found["ray_clm_requests_total refused"] >= 1
+    names = {name for name, _, _ in scrape()}
+    for measure in RECORDED_BY_NOW:
+        assert set(measure.exported) <= names, measure.name
+    hops = {tags["hop"] for name, tags, _ in scrape() if name == "ray_clm_hop_seconds_count"}
+    assert hops == {"profiler", "ranker", "retention", "store", "batch"}
+    operations = {tags["operation"] for name, tags, _ in scrape() if name == "ray_clm_store_seconds_count"}
+    assert operations == {"append_events", "log_slates", "histories", "decisions"}
 
 
 # The following change what is deployed and come last.

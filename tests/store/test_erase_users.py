@@ -12,7 +12,8 @@ from clm_ray.store import tables
 from clm_ray.store.answers import Claim
 from clm_ray.store.history import empty_history, merge
 from clm_ray.store.ledger import MICROS
-from clm_ray.store.records import Reservation, RetentionDecision, ServedSlate, StoredEvent, UserOverlay
+from clm_ray.store.records import Reservation, RetentionDecision, ServedSlate, ShadowSlate, StoredEvent, UserOverlay
+from clm_ray.store.shadow import log_shadows
 from clm_ray.store.store import Store
 
 Decide = Callable[..., RetentionDecision]
@@ -30,6 +31,7 @@ def fill(store: Store, user: str, decision: Decide) -> None:
     store.log_slates([ServedSlate(f"slate-{user}", user, 7, "r1", ("i",), (0.5,), booked.action_id)])
     key = Claim(f"key-{user}", body="b", token="t", user_id=user, claimed_until=9, expires_at=999)
     store.claim_answers([key], now=1)
+    assert log_shadows(store, [ShadowSlate(f"slate-{user}", user, 7, "r2", ("i",), (0.5,), (0.5,))]) == 1
 
 
 def count(store: Store, name: str) -> int:
@@ -45,6 +47,7 @@ def test_nothing_of_an_erased_user_stays(store: Store, decision: Decide) -> None
     names = (
         *("history_base", "events", "users", "served_slates", "retention_decisions", "reservations", "audit_keys"),
         "kept_answers",
+        "shadow_slates",
     )
     assert erased.removed.pop("audit_log") == 1
     assert erased.removed == dict.fromkeys(names, 1)
