@@ -18,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
+    from clm_ray.evaluate.dataset import Dataset
+    from clm_ray.evaluate.reference import score_reference
+    from clm_ray.metrics.scores import ScoreReference
+    from clm_ray.model.inference import Scorer
     from clm_ray.release.publish import fill_store, publish
     from clm_ray.store.store import open_store
 
@@ -25,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = workspace.runs / chosen_run(args, recipe, workspace)
     evaluation = workspace.evaluations / run.name
     metrics = evaluation if evaluation.is_dir() else None
-    release = publish(workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe)
+
+    def score() -> ScoreReference | None:
+        print("scoring moments of the dataset, to know what is to be expected", flush=True)
+        return score_reference(Dataset.open(dataset), Scorer.open(run / "model"))
+
+    release = publish(workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe, score=score)
     with open_store(recipe.store.url or workspace.store_url) as store:
         loaded = fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
     print(f"release {release.id} of run {run.name} is current: {len(release.manifest['files'])} files, verified")

@@ -213,18 +213,22 @@ class Dataset:
 
     def train_cases(self, bucket: int) -> Iterator[Case]:
         """The users of a bucket with their training targets as `shown` and their training references."""
+        return self.target_cases(bucket, split=TRAIN)
+
+    def target_cases(self, bucket: int, *, split: int) -> Iterator[Case]:
+        """The users of a bucket with the targets of a split (train or valid) as `shown`, and the references of that split."""
         table = self._part("sequences", bucket, columns=["user_id", *_TARGET, *_REFERENCE])
         histories = self.histories(bucket)
         for user, rows in sorted(_rows_by_user(table).items()):
             windows = table.take(pa.array(rows))
             target = {name: ragged(windows.column(name))[0] for name in _TARGET}
             reference = {name: ragged(windows.column(name))[0] for name in _REFERENCE}
-            early_R = reference["ref_split"] == TRAIN
+            early_R = reference["ref_split"] == split
             kept = (reference[f"ref_{name}"][early_R] for name in _ASKED)
             yield Case(
                 user,
                 histories.get(user, EMPTY),
-                shown=_group({name: values[target["tgt_split"] == TRAIN] for name, values in target.items()}),
+                shown=_group({name: values[target["tgt_split"] == split] for name, values in target.items()}),
                 catalogue=Occasions.none(),
                 references=References(*kept),
             )

@@ -1,6 +1,6 @@
 """Write, verify and open a release: an immutable folder whose manifest, written last, names every file and its SHA-256.
 
-    model files (see clm_ray.model.files)  policy.json  metrics.json  manifest.json
+    model files (see clm_ray.model.files)  policy.json  metrics.json  score_reference.json  manifest.json
 
 What is served depends on a release, the store and the clock, on nothing else.
 """
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
 from clm_ray.data.manifest import ERASED, MANIFEST, read_manifest
 from clm_ray.errors import ReleaseError
+from clm_ray.metrics.scores import ScoreReference
 from clm_ray.model.files import ModelFolder
 from clm_ray.store.load import LoadedDataset, load_dataset
 from clm_ray.store.store import Store
 
+SCORES = "score_reference.json"
+"""The scores that are to be expected, see metrics.scores."""
 WEIGHTS_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 """Formats that can run code when they are read: never part of a release."""
 
@@ -43,12 +47,19 @@ class Release:
 
 
 def publish(
-    workspace: Workspace, *, run: Path, dataset: Path, evaluation: Path | None, recipe: Recipe | None = None
+    workspace: Workspace,
+    *,
+    run: Path,
+    dataset: Path,
+    evaluation: Path | None,
+    recipe: Recipe | None = None,
+    score: Callable[[], ScoreReference | None] = lambda: None,
 ) -> Release:
     """Make the model of `run` the workspace's current release. Equal content gives the same release.
 
     `evaluation`: the folder of its metrics, None to publish without (the manifest says so). `recipe`: where the sections policy,
-    serve and store come from, None for those of the run; everything else stays as the model was trained.
+    serve and store come from, None for those of the run; everything else stays as the model was trained. `score`: computes the scores
+    to be expected of it, for watching their drift when it serves; called once model and dataset are known to belong together.
     Raises ReleaseError: the model is incomplete, was trained on other data, or a file could run code when read.
     """
     files = ModelFolder.open(run / "model")
@@ -61,6 +72,8 @@ def publish(
     served = files.recipe() if recipe is None else files.recipe().served_by(recipe)
     (building / "recipe.yaml").write_text(served.to_yaml(), encoding="utf-8")
     _write(building / "policy.json", served.policy.model_dump(mode="json"))
+    if (scores := score()) is not None:
+        _write(building / SCORES, scores.to_dict())
     metrics = evaluation / "metrics.json" if evaluation is not None else None
     if metrics is not None and metrics.is_file():
         shutil.copyfile(metrics, building / "metrics.json")
@@ -93,6 +106,17 @@ def verify(folder: Path) -> Release:
     if extra:
         raise ReleaseError("a file is not in the manifest", field="release", value=extra[0], fix="remove it")
     return Release(folder, manifest)
+
+
+def score_reference_of(folder: Path) -> ScoreReference | None:
+    """The scores to be expected of a release; None for one that was published without. Raises ReleaseError where they cannot be read."""
+    path = folder / SCORES
+    if not path.is_file():
+        return None
+    try:
+        return ScoreReference.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(str(error), field="release", value=str(path), fix="publish it again") from error
 
 
 def fill_store(store: Store, dataset: Path, *, clock: str, wall_us: int) -> LoadedDataset:

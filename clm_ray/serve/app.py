@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import ExplainBatch, Explained, Hops, ProfileBatch, Profiled, RankBatch, Ranked
 from clm_ray.serve.http import build_http
@@ -101,7 +102,9 @@ class RankerReplica:
         def open_release(folder: Path) -> Scorer:
             return Scorer.open(folder, threads=args.threads)
 
-        self._part = Ranker(releases=Opened(_release(args), open_release=open_release))
+        folder = _release(args)
+        watch = ScoreWatch(folder.parent, telemetry=ray_telemetry())
+        self._part = Ranker(releases=Opened(folder, open_release=open_release), watch=watch)
 
     async def loaded(self) -> str:
         """See `Ranker.loaded`."""

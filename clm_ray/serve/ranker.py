@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.model.inference import Scorer, UserState
+from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.hops import RankBatch, Ranked
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.profiler import states_of
@@ -21,8 +22,10 @@ from clm_ray.serve.profiler import states_of
 class Ranker:
     """Answers `RankBatch`es; the model runs in a thread of its own."""
 
-    def __init__(self, *, releases: Opened[Scorer]) -> None:
+    def __init__(self, *, releases: Opened[Scorer], watch: ScoreWatch | None = None) -> None:
+        """`watch`: sees the scores; None: nobody does."""
         self._releases = releases
+        self._watch = watch
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ranker-model")
 
     async def loaded(self) -> str:
@@ -38,6 +41,8 @@ class Ranker:
         states = states_of(batch.states)
         rows = _candidates(scorer, states, batch)
         scores = scorer.click(states, rows)
+        if self._watch is not None:
+            self._watch.add(batch.release, scores=scores, given=[row_C is not None for row_C in batch.rows])
         return [best(row_C, score_C, k=k) for row_C, score_C, k in zip(rows, scores, batch.k, strict=True)]
 
 
