@@ -287,6 +287,8 @@ class Recommendation(Answer):
     """The moment of the answer by the endpoint's clock, UTC microseconds."""
     release: str
     """The release that answered."""
+    arm: str | None = None
+    """Where two releases share the users: `incumbent` or `challenger`."""
     items: list[RecommendedItem]
     skipped: list[str] | None = None
     """With `unknown_items: skip`: the candidates that are not in the catalogue."""

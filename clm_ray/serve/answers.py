@@ -82,6 +82,7 @@ def slate_of(draft: Draft, *, served: ServedCatalogue) -> ServedSlate:
         user_id=draft.ask.user_id,
         time=draft.ask.time,
         release_id=served.release,
+        arm=served.arm,
         items=tuple(served.catalogue.ids[row] for row in draft.ranked.row_K),
         probabilities=tuple(draft.ranked.probability_K.tolist()) if draft.scored else (),
         action_id=draft.retention.action_id if draft.retention else None,
@@ -112,7 +113,7 @@ def answer_of(draft: Draft, *, served: ServedCatalogue, course: Course, ended: f
         retention_reason=draft.retention_reason,
         degraded=draft.degraded,
     )
-    asked: dict[str, Any] = {}
+    asked: dict[str, Any] = {"arm": served.arm} if served.arm else {}
     if ask.request.unknown_items == "skip":
         asked["skipped"] = ask.skipped
     if ask.request.debug:

@@ -6,6 +6,7 @@ Ray looks at the annotation of `build_app` to check its arguments, so this modul
 (`from __future__ import annotations`): Ray would hand over an unchecked dict.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
+from clm_ray.serve.beside import OutcomesReplica, ShadowReplica
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
 from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.gateway import Gateway
@@ -22,6 +24,8 @@ from clm_ray.serve.hops import ExplainBatch, Explained, Hops, ProfileBatch, Prof
 from clm_ray.serve.http import build_http
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.retention import Retention, open_retention
+from clm_ray.serve.shadow import ShadowLine
+from clm_ray.serve.split import CHALLENGER, INCUMBENT, Challenger
 from clm_ray.serve.telemetry import ray_telemetry
 from clm_ray.store.clock import open_clock
 from clm_ray.store.store import Store, open_store
@@ -33,10 +37,30 @@ class GatewayReplica(Gateway):
     """Opens what the gateway needs from the arguments."""
 
     def __init__(
-        self, args: AppArgs, profiler: DeploymentHandle, ranker: DeploymentHandle, retention: DeploymentHandle
+        self,
+        args: AppArgs,
+        profiler: DeploymentHandle,
+        ranker: DeploymentHandle,
+        retention: DeploymentHandle,
+        shadow: DeploymentHandle | None,
+        outcomes: DeploymentHandle | None,
     ) -> None:
         served = open_catalogue(_release(args))
         store = _store(args)
+        telemetry = ray_telemetry()
+        challenger, line = None, None
+        if args.split is not None:
+            served = replace(served, arm=INCUMBENT)
+            other = replace(open_catalogue(_release(args).parent / args.split.release), arm=CHALLENGER)
+            challenger = Challenger(other, share=args.split.share, experiment=args.split.experiment)
+        if args.shadow is not None and shadow is not None:
+            line = ShadowLine(
+                shadow.score.remote,
+                release=args.shadow.release,
+                telemetry=telemetry,
+                max_waiting=args.shadow.max_waiting,
+            )
+        self._outcomes = outcomes  # nobody calls it; Serve deploys what is bound
         hops = Hops(
             profile=profiler.profile.remote,
             rank=ranker.rank.remote,
@@ -55,9 +79,11 @@ class GatewayReplica(Gateway):
             hops=hops,
             coalesce=args.coalesce,
             timeouts=args.timeouts,
-            telemetry=ray_telemetry(),
+            telemetry=telemetry,
             keep_answers_s=args.idempotency_hours * 3600,
             folder=_release(args),
+            challenger=challenger,
+            shadow=line,
         )
         self._admin_token = args.admin_token()
 
@@ -76,7 +102,7 @@ class ProfilerReplica:
         def open_release(folder: Path) -> ProfilerRelease:
             return ProfilerRelease(Scorer.open(folder, threads=args.threads), thresholds_of(folder))
 
-        releases = Opened(_release(args), open_release=open_release)
+        releases = Opened(_release(args), open_release=open_release, also=_also(args))
         self._part = Profiler(releases=releases, store=_store(args), telemetry=ray_telemetry())
 
     async def loaded(self) -> str:
@@ -104,7 +130,7 @@ class RankerReplica:
 
         folder = _release(args)
         watch = ScoreWatch(folder.parent, telemetry=ray_telemetry())
-        self._part = Ranker(releases=Opened(folder, open_release=open_release), watch=watch)
+        self._part = Ranker(releases=Opened(folder, open_release=open_release, also=_also(args)), watch=watch)
 
     async def loaded(self) -> str:
         """See `Ranker.loaded`."""
@@ -119,7 +145,7 @@ class RetentionReplica(Retention):
     """Opens what retention needs from the arguments."""
 
     def __init__(self, args: AppArgs) -> None:
-        releases = Opened(_release(args), open_release=open_retention)
+        releases = Opened(_release(args), open_release=open_retention, also=_also(args))
         super().__init__(releases=releases, store=_store(args), telemetry=ray_telemetry())
 
 
@@ -136,9 +162,20 @@ def build_app(args: AppArgs) -> Application:
         "Ranker": _deployment("Ranker", RankerReplica, settled.ranker, settled.scaling),
         "Retention": _deployment("Retention", RetentionReplica, settled.retention, settled.scaling),
     }
+    beside = _beside(settled)
     ingress = serve.ingress()(GatewayReplica)
     gateway = _deployment("Gateway", ingress, settled.gateway, settled.scaling)
-    return gateway.bind(settled, *(part.bind(settled) for part in parts.values()))
+    return gateway.bind(settled, *(part.bind(settled) for part in parts.values()), *beside)
+
+
+def _beside(args: AppArgs) -> list[Application | None]:
+    """The shadow and the watch over outcomes, None where there is none."""
+    shadow = outcomes = None
+    if args.shadow is not None:
+        shadow = _deployment("Shadow", ShadowReplica, args.shadow.part, args.scaling).bind(args)
+    if args.outcomes.every_s > 0:
+        outcomes = _deployment("Outcomes", OutcomesReplica, PartArgs(max_replicas=1), args.scaling).bind(args)
+    return [shadow, outcomes]
 
 
 def _deployment(name: str, replica: type, part: PartArgs, scaling: ScalingArgs) -> Any:
@@ -173,6 +210,11 @@ def _deployment(name: str, replica: type, part: PartArgs, scaling: ScalingArgs) 
 def _release(args: AppArgs) -> Path:
     assert args.release is not None, "build_app settles the release"
     return Path(args.release)
+
+
+def _also(args: AppArgs) -> tuple[str, ...]:
+    """The releases that answer beside the one that is served."""
+    return () if args.split is None else (args.split.release,)
 
 
 def _store(args: AppArgs) -> Store:

@@ -82,6 +82,41 @@ class ScalingArgs(Strict):
     look_back_period_s: float = Field(default=15.0, gt=0)
 
 
+class SplitArgs(Strict):
+    """A second release that answers a share of the users; the store is the same for both."""
+
+    release: str
+    """Id of a release beside the one that is served. Profiler, ranker and retention hold both in memory."""
+    share: float = Field(gt=0, lt=1)
+    """Share of the users that it answers, by a hash of experiment and user: a user stays with one release while neither changes."""
+    experiment: str = Field(default="split", min_length=1)
+    """Another name draws the users anew."""
+
+
+class ShadowArgs(Strict):
+    """A second release that scores what was answered, is logged, and never shown."""
+
+    release: str
+    """Id of a release beside the one that is served. The replicas of the shadow alone hold it in memory."""
+    max_waiting: int = Field(default=256, ge=1)
+    """Answers that may wait for it per gateway replica; further ones are dropped, and counted."""
+    part: PartArgs = PartArgs(max_replicas=1)
+    """Its replicas; they run at the lowest priority of their machine."""
+
+
+class OutcomeArgs(Strict):
+    """How often, and over what, served slates are set beside the events that answered them."""
+
+    every_s: float = Field(default=300.0, ge=0)
+    """Seconds between two looks; 0: none."""
+    days: float = Field(default=7.0, gt=0)
+    """Slates of so many days count, up to the newest whose answers are all in."""
+    window_hours: float | None = Field(default=None, gt=0)
+    """An event answers a slate within so many hours. Null: `impressions.attribution_hours` of the recipe, else 24."""
+    most_slates: int = Field(default=20_000, ge=1)
+    """The newest so many slates at most."""
+
+
 class AppArgs(Strict):
     """Everything that configures the application; behaviour that belongs to the data is in the recipe."""
 
@@ -106,6 +141,9 @@ class AppArgs(Strict):
     scaling: ScalingArgs = ScalingArgs()
     idempotency_hours: float = Field(default=24.0, gt=0)
     """How long answers to requests with an Idempotency-Key are kept."""
+    split: SplitArgs | None = None
+    shadow: ShadowArgs | None = None
+    outcomes: OutcomeArgs = OutcomeArgs()
 
     def admin_token(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The admin token, or None where there is none. Raises ConfigError when the named file cannot be read or is empty."""
@@ -145,5 +183,22 @@ def resolve(args: AppArgs, environment: Mapping[str, str] = os.environ) -> AppAr
             value=str(folder),
             fix="name a folder under releases/ of the workspace, or leave it out for the current one",
         )
+    for field, beside in (("split", args.split), ("shadow", args.shadow)):
+        if beside is not None:
+            _check_beside(folder, beside.release, field=f"{field}.release")
     store_url = args.store_url or recipe_of(folder).store.url or workspace.store_url
     return args.model_copy(update={"root": str(workspace.root), "release": str(folder), "store_url": store_url})
+
+
+def _check_beside(folder: Path, release: str, *, field: str) -> None:
+    """Raises ConfigError unless `release` is another release in the same folder of releases."""
+    other = folder.parent / release
+    if Path(release).name != release or not other.is_dir():
+        raise ConfigError(
+            f"no such release beside {folder.name}",
+            field=field,
+            value=release,
+            fix=f"name a folder under {folder.parent}",
+        )
+    if other == folder:
+        raise ConfigError("is the release that is served", field=field, value=release, fix="name another release")

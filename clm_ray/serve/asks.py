@@ -29,10 +29,11 @@ _NAMED = 10
 class Ask:
     """What one caller wants. `user_id`: as everything behind the gateway knows the user, NOBODY for an anonymous one; `time`: the moment of the
     answer, µs; `row_C`: candidate rows, None to retrieve them; `skipped`: candidates left out; `arrived`: when it came, by the event loop's
-    clock, s. `ranks_only`: nothing but an order is wanted. `claim`: under which its answer is kept, None where it is not.
+    clock, s. `served`: the release that answers. `ranks_only`: nothing but an order is wanted. `claim`: under which its answer is kept, None where it is not.
     """
 
     request: RankRequest
+    served: ServedCatalogue
     user_id: str
     time: int
     row_C: NDArray[np.int32] | None
@@ -78,6 +79,7 @@ def read_ask(
     row_C, skipped = _candidates(request, served)
     return Ask(
         request=request,
+        served=served,
         user_id=user_id,
         time=time,
         row_C=row_C,

@@ -57,6 +57,8 @@ from clm_ray.serve.hops import ExplainBatch, Hops, ProfileAsk, ProfileBatch, Pro
 from clm_ray.serve.intake import admit, verdict_of
 from clm_ray.serve.observed import note_answers, note_events
 from clm_ray.serve.once import Once
+from clm_ray.serve.shadow import ShadowLine
+from clm_ray.serve.split import Challenger
 from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.serve.users import Users, check_user
 from clm_ray.store.clock import Clock
@@ -83,8 +85,11 @@ class Gateway:
         telemetry: Telemetry | None = None,
         keep_answers_s: float = 24 * 3600,
         folder: Path | None = None,
+        challenger: Challenger | None = None,
+        shadow: ShadowLine | None = None,
     ) -> None:
-        """`telemetry`: where metrics go; None: nowhere. `keep_answers_s`: how long answers of requests with an Idempotency-Key are kept, seconds. `folder`: of the release."""
+        """`telemetry`: where metrics go; None: nowhere. `keep_answers_s`: how long answers of requests with an Idempotency-Key are kept, seconds. `folder`: of the release.
+        `challenger`: answers its share of the users instead. `shadow`: is offered every answer that was logged."""
         self._served = served
         self._store = store
         self._clock = clock
@@ -94,8 +99,13 @@ class Gateway:
         self.users = Users(served=served, store=store, clock=clock, folder=folder)
         self._once = Once(store=store, clock=clock, keep_s=keep_answers_s)
         self._coalesce = coalesce
-        self._lanes: dict[int, Coalescer[Ask, Recommendation]] = {}
-        self._profiles = _coalescer(self._profile, coalesce)
+        self._challenger = challenger
+        self._shadow = shadow
+        self._lanes: dict[tuple[str, int], Coalescer[Ask, Recommendation]] = {}
+        self._profiles = {
+            one.release: _coalescer(partial(self._profile, one.release), coalesce)
+            for one in (served, *([challenger.served] if challenger else []))
+        }
 
     # what callers ask
 
@@ -126,10 +136,16 @@ class Gateway:
         """Items in order: no decision, no action, nothing logged. Raises as `recommend` does."""
         return ranking_of(await self._submit(self._read(request)))
 
+    def _served_to(self, user_id: str | None) -> ServedCatalogue:
+        """The release that answers this user; anonymous ones are answered by the one that is served."""
+        if self._challenger is None or user_id is None:
+            return self._served
+        return self._challenger.served if self._challenger.takes(self._served.known_as(user_id)) else self._served
+
     def _read(self, request: RankRequest) -> Ask:
         return read_ask(
             request,
-            served=self._served,
+            served=self._served_to(request.user_id),
             now=self._clock.now_us(),
             arrived=asyncio.get_running_loop().time(),
             request_id=request_ids.current(),
@@ -148,7 +164,7 @@ class Gateway:
 
     async def _submit(self, ask: Ask) -> Recommendation:
         """Requests share batches with those whose deadline is of like length, so that nobody waits for, or is cut short by, somebody else's."""
-        lane = (ask.request.deadline_ms or 0).bit_length()
+        lane = ask.served.release, (ask.request.deadline_ms or 0).bit_length()
         if lane not in self._lanes:
             self._lanes[lane] = _coalescer(self._recommend, self._coalesce)
         return await self._lanes[lane].submit(ask)
@@ -159,9 +175,10 @@ class Gateway:
         check_user(user_id)
         if as_of is not None and as_of > now:
             raise RequestError("lies in the future", field="as_of", value=as_of, fix="leave it out for now")
-        ask = ProfileAsk(user_id=self._served.known_as(user_id), time=now if as_of is None else as_of, recent=EMPTY)
-        profile = await self._profiles.submit(ask)
-        return UserProfile(user_id=user_id, time=ask.time, release=self._served.release, profile=profile)
+        served = self._served_to(user_id)
+        ask = ProfileAsk(user_id=served.known_as(user_id), time=now if as_of is None else as_of, recent=EMPTY)
+        profile = await self._profiles[served.release].submit(ask)
+        return UserProfile(user_id=user_id, time=ask.time, release=served.release, profile=profile)
 
     async def events(self, request: EventsRequest) -> EventsAnswer:
         """Store what is right, say what is wrong. Raises StoreError when the store refuses: then nothing was kept."""
@@ -222,20 +239,22 @@ class Gateway:
 
     # one batch
 
-    async def _profile(self, asks: list[ProfileAsk]) -> list[Profile]:
-        profiled, trouble = await self._profiled(asks, Course(self.telemetry, asyncio.get_running_loop().time()))
+    async def _profile(self, release: str, asks: list[ProfileAsk]) -> list[Profile]:
+        course = Course(self.telemetry, asyncio.get_running_loop().time())
+        profiled, trouble = await self._profiled(release, asks, course)
         if profiled is None:
             raise EndpointError(f"no profile at the moment ({trouble})", fix="try again")
         return profiled.profiles
 
     async def _recommend(self, asks: list[Ask]) -> list[Recommendation]:
-        now = asyncio.get_running_loop().time
+        now, served = asyncio.get_running_loop().time, asks[0].served
         request_ids.about(ask.request_id for ask in asks if ask.request_id)
         course = Course.of(((ask.until, ask.request.deadline_ms) for ask in asks), now=now(), telemetry=self.telemetry)
         drafts = [
-            Draft(ask=ask, ranked=popular_slate(ask, served=self._served), retention_reason=ask.why_not) for ask in asks
+            Draft(ask=ask, ranked=popular_slate(ask, served=served), retention_reason=ask.why_not) for ask in asks
         ]
-        profiled, trouble = await self._profiled([ProfileAsk(a.user_id, a.time, a.recent) for a in asks], course)
+        wanted = [ProfileAsk(ask.user_id, ask.time, ask.recent) for ask in asks]
+        profiled, trouble = await self._profiled(served.release, wanted, course)
         if profiled is None:
             for draft in drafts:
                 draft.degraded.append(cast(Degraded, trouble))
@@ -248,19 +267,22 @@ class Gateway:
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
         await self._log([draft for draft in drafts if draft.ask.live or draft.ask.claim], course)
         shown = [draft for draft in drafts if not draft.ask.ranks_only]
-        note_answers(self.telemetry, shown, served=self._served, seconds=now() - course.started)
-        return [draft.kept or answer_of(draft, served=self._served, course=course, ended=now()) for draft in drafts]
+        note_answers(self.telemetry, shown, served=served, seconds=now() - course.started)
+        if self._shadow is not None:
+            self._shadow.offer(drafts)
+        return [draft.kept or answer_of(draft, served=served, course=course, ended=now()) for draft in drafts]
 
-    async def _profiled(self, asks: list[ProfileAsk], course: Course) -> tuple[Profiled | None, str]:
-        batch = ProfileBatch(release=self._served.release, asks=asks)
+    async def _profiled(self, release: str, asks: list[ProfileAsk], course: Course) -> tuple[Profiled | None, str]:
+        batch = ProfileBatch(release=release, asks=asks)
         return await course.within("profiler", lambda: self._hops.profile(batch), self._timeouts.profiler_s)
 
     async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each draft its slate; where that fails it keeps the popular one."""
+        served = drafts[0].ask.served
         batch = RankBatch(
-            release=self._served.release,
+            release=served.release,
             states=profiled.states,
-            rows=[candidates_of(draft, served=self._served) for draft in drafts],
+            rows=[candidates_of(draft, served=served) for draft in drafts],
             k=[draft.ask.k for draft in drafts],
         )
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
@@ -275,7 +297,7 @@ class Gateway:
         live = [place for place, draft in enumerate(drafts) if draft.ask.live]
         if not live:
             return
-        batch = RetainBatch(self._served.release, [profiled.facts[place] for place in live])
+        batch = RetainBatch(drafts[0].ask.served.release, [profiled.facts[place] for place in live])
         decided, trouble = await course.within(
             "retention", lambda: self._hops.retain(batch), self._timeouts.retention_s
         )
@@ -292,7 +314,7 @@ class Gateway:
         if not drafts or explain is None:
             return
         asks = [ProfileAsk(draft.ask.user_id, draft.ask.time, draft.ask.recent) for draft in drafts]
-        batch = ExplainBatch(self._served.release, asks, [draft.ranked.row_K for draft in drafts])
+        batch = ExplainBatch(drafts[0].ask.served.release, asks, [draft.ranked.row_K for draft in drafts])
         explained, trouble = await course.within("explainer", lambda: explain(batch), self._timeouts.explainer_s)
         for place, draft in enumerate(drafts):
             if explained is None:
@@ -306,11 +328,12 @@ class Gateway:
             return
         for draft in drafts:
             draft.decision_id = uuid.uuid4().hex if draft.ask.live else None
-        slates = [slate_of(draft, served=self._served) for draft in drafts if draft.ask.live]
+        served = drafts[0].ask.served
+        slates = [slate_of(draft, served=served) for draft in drafts if draft.ask.live]
         now = asyncio.get_running_loop().time()
         for draft in drafts:
             if draft.ask.claim:
-                draft.kept = answer_of(draft, served=self._served, course=course, ended=now)
+                draft.kept = answer_of(draft, served=served, course=course, ended=now)
         kept = [kept_of(draft) for draft in drafts if draft.kept]
         late = threading.Event()
         write = partial(asyncio.to_thread, self._store.log_slates, slates, kept=kept, cancelled=late)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,14 +18,21 @@ R = TypeVar("R")
 class Opened(Generic[R]):
     """The release of this replica and the last few others it was asked for, by id (the name of the folder)."""
 
-    def __init__(self, folder: Path, *, open_release: Callable[[Path], R], keep: int = 2) -> None:
-        """Opens `folder` at once, so that a damaged release is noticed before it serves."""
+    def __init__(
+        self, folder: Path, *, open_release: Callable[[Path], R], also: Sequence[str] = (), keep: int = 2
+    ) -> None:
+        """Opens `folder` and the releases `also` beside it at once, so that a damaged release is noticed before it serves; these stay open, and of
+        others so many that there are `keep` beside those of `also`.
+        """
         self.release = folder.name
         self._folder = folder.parent
         self._open = open_release
-        self._keep = keep
+        self._stay = {folder.name, *also}
+        self._keep = keep + len(also)
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, R] = OrderedDict({self.release: open_release(folder)})
+        for other in also:
+            self._opened[other] = open_release(self._folder / other)
 
     def get(self, release: str) -> R:
         """An open release. Raises ReleaseError when there is no such release beside this replica's own."""
@@ -34,5 +41,5 @@ class Opened(Generic[R]):
                 self._opened[release] = self._open(self._folder / release)
             self._opened.move_to_end(release)
             while len(self._opened) > self._keep:
-                self._opened.pop(next(name for name in self._opened if name != self.release))
+                self._opened.pop(next(name for name in self._opened if name not in self._stay))
             return self._opened[release]

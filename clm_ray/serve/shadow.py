@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,14 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class ShadowAsk:
-    """An answer that was given. `candidates`: those the caller named, None where they were retrieved; `shown`: the items of the answer."""
+    """An answer that was given. `candidates`: those the caller named, None where they were retrieved; `shown`: the items of the answer.
+    `recent_items`, `recent_types`: what the codes in `ask.recent` stand for; they are those of the release that answered.
+    """
 
     decision_id: str
     ask: ProfileAsk
+    recent_items: tuple[str, ...]
+    recent_types: tuple[str, ...]
     candidates: tuple[str, ...] | None
     shown: tuple[str, ...]
     k: int
@@ -60,7 +64,7 @@ class ShadowLine:
         self._waiting: deque[ShadowAsk] = deque()
         self._draining: asyncio.Task[None] | None = None
 
-    def offer(self, drafts: Sequence[Draft], *, served: ServedCatalogue) -> None:
+    def offer(self, drafts: Sequence[Draft]) -> None:
         """Take what fits of the answers that were logged; never waits."""
         for draft in drafts:
             if draft.decision_id is None:
@@ -68,7 +72,7 @@ class ShadowLine:
             if len(self._waiting) >= self._max_waiting:
                 self._telemetry.count(measures.SHADOW, self._release, "dropped")
                 continue
-            self._waiting.append(_shadow_ask(draft, draft.decision_id, served))
+            self._waiting.append(_shadow_ask(draft, draft.decision_id))
         if self._waiting and self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
@@ -107,13 +111,20 @@ class Shadow:
     async def score(self, asks: list[ShadowAsk]) -> int:
         """Score and log a batch; how many were logged. As-of rule: that of the answer, events strictly before its time."""
         release = self._served.release
-        profiled = await self._profile(ProfileBatch(release, [one.ask for one in asks]))
+        profiled = await self._profile(ProfileBatch(release, [self._ask(one) for one in asks]))
         rows = [self._candidates(one, profiled.profiles[n].events) for n, one in enumerate(asks)]
         own = await self._rank(RankBatch(release, profiled.states, rows, [one.k for one in asks]))
         shown = [self._known(one.shown) for one in asks]
         judged = await self._rank(RankBatch(release, profiled.states, list(shown), [max(len(r), 1) for r in shown]))
         slates = [self._slate(*parts) for parts in zip(asks, own, judged, strict=True)]
         return await asyncio.to_thread(log_shadows, self._store, slates)
+
+    def _ask(self, one: ShadowAsk) -> ProfileAsk:
+        """The ask with the codes of this release; recent events of types that it does not know are left out."""
+        code_of = self._served.vocabulary.index
+        code_N = np.array([code_of.get(name, -1) for name in one.recent_types], np.int16)
+        recent = replace(one.ask.recent, item_N=self._served.catalogue.rows(list(one.recent_items)), event_N=code_N)
+        return replace(one.ask, recent=recent.select(code_N >= 0))
 
     def _candidates(self, one: ShadowAsk, events: int) -> NDArray[np.int32] | None:
         """As the gateway does it: those given; for a user without a history what is popular; else None, to be retrieved."""
@@ -139,11 +150,14 @@ class Shadow:
         )
 
 
-def _shadow_ask(draft: Draft, decision_id: str, served: ServedCatalogue) -> ShadowAsk:
-    ids, given = served.catalogue.ids, draft.ask.row_C
+def _shadow_ask(draft: Draft, decision_id: str) -> ShadowAsk:
+    served, recent, given = draft.ask.served, draft.ask.recent, draft.ask.row_C
+    ids = served.catalogue.ids
     return ShadowAsk(
         decision_id=decision_id,
-        ask=ProfileAsk(draft.ask.user_id, draft.ask.time, draft.ask.recent),
+        ask=ProfileAsk(draft.ask.user_id, draft.ask.time, recent),
+        recent_items=tuple(ids[row] for row in recent.item_N),
+        recent_types=tuple(served.vocabulary.names[code] for code in recent.event_N),
         candidates=None if given is None else tuple(ids[row] for row in given),
         shown=tuple(ids[row] for row in draft.ranked.row_K),
         k=draft.ask.k,

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clm_ray.policy.distribution import hashed_uniform
+from clm_ray.serve.catalogue import ServedCatalogue
 
 INCUMBENT, CHALLENGER = "incumbent", "challenger"
 """The arms: the release that the endpoint serves, and the one beside it."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """A share of the users goes to the challenger: those whose hash of (experiment, user) lies below it. So a user stays in their arm, and a
-    larger share only adds users to the challenger's; another `experiment` draws anew.
+class Challenger:
+    """The second release and its share of the users: those whose hash of (experiment, user) lies below the share. So a user stays with one
+    release, and a larger share only adds users; another `experiment` draws them anew.
     """
 
+    served: ServedCatalogue
     share: float
     experiment: str
 
-    def arm(self, user_id: str) -> str:
-        """The arm of a user, by the id under which the store knows them."""
-        point = hashed_uniform("split", self.experiment, user_id)
-        return CHALLENGER if point < self.share else INCUMBENT
+    def takes(self, user_id: str) -> bool:
+        """Does it answer this user (by the id under which the store knows them)?"""
+        return hashed_uniform("split", self.experiment, user_id) < self.share

@@ -131,6 +131,6 @@ def test_a_shadow_is_logged_once_per_release_and_goes_with_its_user(store: Store
     assert log_shadows(store, batch) == 2
     assert log_shadows(store, batch) == 0
     assert shadows_of(store, ["s1", "s2"], release="r2") == {"s1": shadow("s1", "r2")}
-    store.erase(["u"])
+    store.erase(["u"], at=0)
     assert shadows_of(store, ["s1"], release="r2") == {}
     assert log_shadows(store, [shadow("s1", "r2")]) == 0, "nothing of an erased user comes back"
