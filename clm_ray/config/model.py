@@ -77,6 +77,9 @@ class ModelConfig(Section):
     """Attention heads of the user tower."""
     hidden: int = Field(default=96, ge=4)
     """Hidden width of the heads."""
+    members: int = Field(default=1, ge=1)
+    """Members of the click head's MLP (of the interaction `attention`), which share its first layer but for scales, are each trained on
+    their own loss, and answer with their mean probability: better calibrated and a little sharper, for that many times the work of this head."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in user tower and heads."""
     id_dropout: float = Field(default=0.2, ge=0, lt=1)

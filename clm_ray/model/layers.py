@@ -4,7 +4,8 @@ Positions are relative (a learned penalty on distance), and a query sees the las
 position sees does not depend on where a window was cut. Stacked layers see further than one: `layer_reaches` shares
 out among them the context that every window carries.
 
-Shape letters: B windows, T tokens (start token first), Q targets of a window, D width, A heads, E width of a head.
+Shape letters: B windows, T tokens (start token first), Q targets of a window, D width, A heads, E width of a head; K members of a head,
+P inputs and H hidden width of an MLP.
 """
 
 from __future__ import annotations
@@ -82,3 +83,27 @@ class Block(nn.Module):
 def mlp(inputs: int, hidden: int, outputs: int, *, dropout: float) -> nn.Sequential:
     """Two-layer head."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
+
+
+class Members(nn.Module):
+    """Several two-layer heads in one (BatchEnsemble, Wen et al., 2020; TabM, Gorishniy et al., 2025): they share the first layer but for the
+    signs and scales of what goes in, and have biases and last layers of their own. Each is trained on its own loss, so they err apart.
+    """
+
+    def __init__(self, inputs: int, hidden: int, *, members: int, dropout: float) -> None:
+        super().__init__()
+        shared = nn.Linear(inputs, hidden)
+        self.weight = nn.Parameter(shared.weight.detach().clone())
+        self.scale = nn.Parameter(torch.randint(0, 2, (members, inputs)).float() * 2 - 1)
+        self.bias = nn.Parameter(torch.zeros(members, hidden))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Parameter(torch.empty(members, hidden).uniform_(-(hidden**-0.5), hidden**-0.5))
+        self.out_bias = nn.Parameter(torch.zeros(members))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., K]: a logit of each member, from [..., P]."""
+        # One product with all members' weights: scaling the inputs instead would make a copy of them for each member.
+        weight_KHP = self.weight * self.scale.unsqueeze(1)
+        hidden = F.linear(inputs, weight_KHP.flatten(0, 1), self.bias.flatten()).unflatten(-1, self.bias.shape)
+        logit: Tensor = (self.dropout(F.gelu(hidden)) * self.out).sum(-1) + self.out_bias
+        return logit

@@ -1,7 +1,8 @@
 """The network: item vectors, user tower, interaction, heads. One pass per user window, one vector per distinct item.
 
 Shape letters: B windows, T tokens (start token at 0, context event n at n + 1), Q targets, R references, U distinct items,
-X texts, M width of the items' further vectors, D width, H text width, V values per token, S dense features, J hazard bins.
+X texts, M width of the items' further vectors, D width, H text width, V values per token, S dense features, J hazard bins,
+K members of the click head.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from clm_ray.config.model import ModelConfig
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.heads import NextAction, Rating, Value
 from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
-from clm_ray.model.layers import Attention, Block, layer_reaches, mlp
+from clm_ray.model.layers import Attention, Block, Members, layer_reaches, mlp
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,14 @@ class Network(nn.Module):
         chosen = config.interactions
         attends = bool({*chosen} & ATTENDING)
         self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach) if attends else None
-        self.click = None
+        self.click: nn.Module | None = None
         if "attention" in chosen:
-            self.click = mlp(5 * d + 1 + sizes.click_features, sizes.hidden, 1, dropout=config.dropout)
+            inputs, members = 5 * d + 1 + sizes.click_features, config.members
+            self.click = (
+                mlp(inputs, sizes.hidden, 1, dropout=config.dropout)
+                if members == 1
+                else Members(inputs, sizes.hidden, members=members, dropout=config.dropout)
+            )
         self.click_linear = nn.Linear(sizes.click_features, 1)
         self.retention = mlp(d + sizes.retention_features, sizes.hidden, sizes.bins, dropout=config.dropout)
         self.retention_linear = nn.Linear(sizes.retention_features, sizes.bins)
@@ -214,13 +220,17 @@ class Network(nn.Module):
 
     def click_logits_of(self, fields: Fields) -> Tensor:
         """float32 [B, Q]: logit of a positive answer to each target."""
+        return mean_logit(self.member_logits_of(fields))
+
+    def member_logits_of(self, fields: Fields) -> Tensor:
+        """float32 [B, Q, K]: the same by each member of the click head (`model.members`)."""
         with exact(fields.item_BQD):
             logit: Tensor = self.click_linear(fields.dense_BQS)
             if self.click is not None:
                 logit = self.click(products(fields)) + logit
             for cross in self.crosses.values():
                 logit = logit + cross(fields)
-            return logit.squeeze(-1)
+            return logit
 
     def retrieval_scores(self, state_BQD: Tensor, item_BQD: Tensor) -> Tensor:
         """[B, Q, 1]: score of each item for the profile beside it."""
@@ -262,6 +272,14 @@ class Network(nn.Module):
 def exact(like: Tensor) -> torch.autocast:
     """float32 for what follows, also within autocast: probabilities of rare clicks do not survive bf16's three digits."""
     return torch.autocast(device_type=like.device.type, enabled=False)
+
+
+def mean_logit(logit_BQK: Tensor) -> Tensor:
+    """[B, Q]: logit of the mean of the members' probabilities."""
+    if logit_BQK.shape[-1] == 1:
+        return logit_BQK.squeeze(-1)
+    # log of Σ p less log of Σ (1 - p): finite where all probabilities round to 0 or 1.
+    return F.logsigmoid(logit_BQK).logsumexp(-1) - F.logsigmoid(-logit_BQK).logsumexp(-1)
 
 
 def gather_positions(state_BTD: Tensor, pos_BQ: Tensor) -> Tensor:

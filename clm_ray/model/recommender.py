@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from clm_ray.model.fairness import Fairness
 from clm_ray.model.interactions import Fields
-from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions
+from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions, mean_logit
 from clm_ray.model.shared import shared
 from clm_ray.model.text import TextTower
 
@@ -191,9 +191,10 @@ class Recommender(nn.Module):
         """Sums of LOSSES over this rank's windows, unscaled; 0 for those that the model does not have."""
         item_UD, token_BTD, state_BTD = self.encode(batch)
         fields = self.fields(batch, item_UD, token_BTD, state_BTD)
-        logit_BQ = self.network.click_logits_of(fields)
+        logit_BQK = self.network.member_logits_of(fields)
+        logit_BQ = mean_logit(logit_BQK)
         found = {
-            "click": click_loss(logit_BQ + batch.click.offset_BQ, batch.click, smoothing=self.label_smoothing),
+            "click": click_loss(logit_BQK, batch.click, smoothing=self.label_smoothing),
             "retention": hazard_loss(self.hazard_logits(batch, state_BTD), batch.references),
             "retrieval": self._retrieval_loss(batch.retrieval, item_UD, state_BTD),
         }
@@ -234,11 +235,13 @@ class Recommender(nn.Module):
             return -(F.log_softmax(logits, dim=1)[:, 0]).sum()
 
 
-def click_loss(logit_BQ: Tensor, targets: ClickTargets, *, smoothing: float = 0.0) -> Tensor:
-    """Weighted binary cross-entropy, summed; labels y become (1 - s) y + s / 2 (Szegedy et al., 2016)."""
-    label = (1 - smoothing) * targets.label_BQ + smoothing / 2
-    each = F.binary_cross_entropy_with_logits(logit_BQ, label, reduction="none")
-    return (each * targets.weight_BQ).sum()
+def click_loss(logit_BQK: Tensor, targets: ClickTargets, *, smoothing: float = 0.0) -> Tensor:
+    """Weighted binary cross-entropy of each member's logit with the sampling offset, summed over targets, mean of the members; labels y
+    become (1 - s) y + s / 2 (Szegedy et al., 2016)."""
+    label_BQ = (1 - smoothing) * targets.label_BQ + smoothing / 2
+    logit_BQK = logit_BQK + targets.offset_BQ.unsqueeze(-1)
+    each = F.binary_cross_entropy_with_logits(logit_BQK, label_BQ.unsqueeze(-1).expand_as(logit_BQK), reduction="none")
+    return (each.mean(-1) * targets.weight_BQ).sum()
 
 
 def hazard_loss(logit_BRJ: Tensor, targets: ReferenceTargets) -> Tensor:

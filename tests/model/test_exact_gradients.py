@@ -73,7 +73,7 @@ def _slot_by_slot(network: Network, batch: Batch, encode: Callable[[int], Tensor
     others_MG = others_MG.masked_fill(retrieval.item_M[:, None] == retrieval.negative_G, float("-inf"))
     first = torch.zeros(len(own_M), dtype=torch.int64)
     sums = [
-        click_loss(click + asked.offset_BQ, asked),
+        click_loss(click.unsqueeze(-1), asked),
         hazard_loss(hazard, references),
         F.cross_entropy(torch.cat([own_M[:, None], others_MG], 1), first, reduction="sum"),
     ]

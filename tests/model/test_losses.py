@@ -78,7 +78,10 @@ def test_click_loss_weighs_each_target_and_ignores_padding() -> None:
         group_BQ=torch.zeros(1, 3, dtype=torch.int64),
     )
     expected = -2.5 * math.log(_sigmoid(0.3)) - math.log(1 - _sigmoid(-1.0))
-    assert float(click_loss(logit, targets)) == pytest.approx(expected, rel=1e-6)
+    assert float(click_loss(logit.unsqueeze(-1), targets)) == pytest.approx(expected, rel=1e-6)
+    other = -2.5 * math.log(_sigmoid(-0.2)) - math.log(1 - _sigmoid(0.7))
+    members = torch.stack([logit, torch.tensor([[-0.2, 0.7, 9.0]])], dim=-1)
+    assert float(click_loss(members, targets)) == pytest.approx((expected + other) / 2, rel=1e-6)
 
 
 def test_the_sampling_offset_counts_in_the_loss_only() -> None:
@@ -89,8 +92,10 @@ def test_the_sampling_offset_counts_in_the_loss_only() -> None:
     assert (offset > 0.1).any()
     with torch.no_grad():
         logit = model.click_logits(batch, *model.encode(batch))
-        assert float(model.losses(batch)[0]) == pytest.approx(float(click_loss(logit + offset, batch.click)), rel=1e-5)
+        expected = float(click_loss(logit.unsqueeze(-1), batch.click))
+        assert float(model.losses(batch)[0]) == pytest.approx(expected, rel=1e-5)
         without = replace(batch, click=replace(batch.click, offset_BQ=torch.zeros_like(offset)))
+        assert float(click_loss((logit + offset).unsqueeze(-1), without.click)) == pytest.approx(expected, rel=1e-6)
         torch.testing.assert_close(model.click_logits(without, *model.encode(without)), logit)
 
 

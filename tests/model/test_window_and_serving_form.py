@@ -40,9 +40,13 @@ def _scorer(shop: SmallShop, model: Recommender) -> Scorer:
 
 
 @pytest.mark.parametrize("split", [TRAIN, VALID])
-@pytest.mark.parametrize("interactions", [("attention",), ("linear", "fm", "nfm", "neumf", "dcn")])
-def test_click_probabilities_are_the_same(shop: SmallShop, split: int, interactions: tuple[str, ...]) -> None:
-    shop = shop.with_recipe(small_recipe(model={"interactions": interactions}))
+@pytest.mark.parametrize(
+    "model_config",
+    [{}, {"members": 3}, {"interactions": ("linear", "fm", "nfm", "neumf", "dcn")}],
+    ids=["default", "members", "interactions"],
+)
+def test_click_probabilities_are_the_same(shop: SmallShop, split: int, model_config: dict[str, object]) -> None:
+    shop = shop.with_recipe(small_recipe(model=model_config))
     model = shop.model()
     windows = shop.batch_windows(split=split)
     batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=False)
