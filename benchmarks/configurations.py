@@ -16,8 +16,15 @@ RETENTION_ALONE = ("train.click_weight=0", "train.retrieval_weight=0", "train.me
 FROZEN = ("model.encoder.trained_layers=0",)
 NO_TEXT = ("model.use_text=false",)
 
-WHOLE: Mapping[str, tuple[str, ...]] = {"text frozen": FROZEN, "no text": NO_TEXT}
-"""On MovieLens-100K, per user, beside the recipe itself, which trains two layers of the text encoder."""
+NO_CATEGORIES = ("model.use_categories=false", "model.without=['category_']")
+
+WHOLE: Mapping[str, tuple[str, ...]] = {
+    "text frozen": FROZEN,
+    "no text": NO_TEXT,
+    "no categories": NO_CATEGORIES,
+    "no categories, no text": (*NO_CATEGORIES, *NO_TEXT),
+}
+"""On MovieLens-100K, per user, beside the recipe itself, which trains two layers of the text encoder. The texts name the categories too."""
 
 NEW_USERS: Mapping[str, tuple[str, ...]] = {f"one cut in time: {name}": keys for name, keys in WHOLE.items()}
 """The same with one cut in time, where most test rows are of users that were not there in training."""
@@ -28,7 +35,8 @@ ABLATIONS: Mapping[str, tuple[str, ...]] = {
     "no residuals": (f"model.without={list(NO_RESIDUALS)}",),
     "click alone": CLICK_ALONE,
     "weights not averaged": ("train.ema=0",),
-    "no dropout of identifiers": ("model.id_dropout=0",),
+    "identifiers dropped out, 0.2": ("model.id_dropout=0.2",),
+    "one member": ("model.members=1",),
     "isotonic calibration": ("train.calibration=isotonic",),
     "label smoothing 0.05": ("train.label_smoothing=0.05",),
     "also the rating": ("model.outputs=['rating']",),

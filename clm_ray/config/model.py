@@ -92,6 +92,8 @@ class ModelConfig(Section):
     """Off: no text tower (ablation)."""
     use_ids: bool = True
     """Off: no identifier embeddings (ablation)."""
+    use_categories: bool = True
+    """Off: no category embeddings (ablation); `without: [category_]` leaves out the features of categories as well."""
     without: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Beginnings of names of features and token values that the model does not get (ablation): `neighbour_` leaves out the
     collaborative filtering, `residual` and `surprise` what past events say beyond the expected."""
@@ -102,6 +104,12 @@ class ModelConfig(Section):
         if len(set(names)) < len(names):
             raise ValueError("each name once")
         return names
+
+    @model_validator(mode="after")
+    def _knows_items(self) -> ModelConfig:
+        if not (self.use_text or self.use_ids or self.use_categories):
+            raise ValueError("nothing is left to know an item by: set one of use_text, use_ids, use_categories to true")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> ModelConfig:

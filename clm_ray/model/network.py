@@ -115,7 +115,7 @@ class Network(nn.Module):
         d = sizes.width
         self.text = nn.Linear(sizes.text_width, d) if config.use_text else None
         self.identifier = nn.Embedding(sizes.id_slots, d) if config.use_ids else None
-        self.category = nn.EmbeddingBag(sizes.categories, d, mode="mean")
+        self.category = nn.EmbeddingBag(sizes.categories, d, mode="mean") if config.use_categories else None
         self.item_norm = nn.LayerNorm(d)
         self.event = nn.Embedding(sizes.event_types, d)
         self.value = nn.Linear(sizes.token_values, d)
@@ -170,7 +170,9 @@ class Network(nn.Module):
 
     def item_vectors(self, text_XH: Tensor, items: ItemInputs) -> Tensor:
         """x [U, D] from the text vectors of the batch's distinct texts."""
-        x = self.category(items.category, items.category_start_U)
+        x = text_XH.new_zeros(len(items.text_U), self.sizes.width)
+        if self.category is not None:
+            x = x + self.category(items.category, items.category_start_U)
         if self.text is not None:
             x = x + self.text(text_XH)[items.text_U]
         if self.identifier is not None:

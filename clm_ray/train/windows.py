@@ -8,7 +8,7 @@ Shape letters: none; ragged columns are (values, offsets).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class WindowSet:
     def batches(
         self, windows_per_step: int, *, seed: int, epoch: int, shuffle: bool, first_step: int = 0
     ) -> Iterator[tuple[int, Windows]]:
-        """(step, global batch) of one epoch from `first_step` on. Shuffling mixes whole runs of CHUNKS_SHUFFLED chunks."""
+        """(step, global batch) of one epoch from `first_step` on. Shuffling mixes whole runs of CHUNKS_SHUFFLED chunks;
+        within a shuffled step the longest window comes first."""
         order = self._order(seed=seed, epoch=epoch, shuffle=shuffle)
         runs, ends = order.runs, order.ends
         open_runs: dict[int, pa.Table] = {}
@@ -80,7 +81,8 @@ class WindowSet:
                     open_runs = {k: t for k, t in open_runs.items() if ends[k + 1] > first}
                     open_runs[r] = pa.concat_tables([_read(self.chunks[c]) for c in runs[r]])
                 pieces.append(open_runs[r].take(pa.array(take)))
-            yield step, Windows.of(pa.concat_tables(pieces), self.split)
+            windows = Windows.of(pa.concat_tables(pieces), self.split)
+            yield step, windows.longest_first() if shuffle else windows
 
     def places(self, windows_per_step: int, *, seed: int, epoch: int, step: int) -> list[str]:
         """Where the windows of a shuffled step lie in the dataset: "file/row group/row in it", without the users' ids."""
@@ -157,8 +159,16 @@ class Windows:
 
     def share(self, rank: int, world: int) -> Windows:
         """Every `world`-th window, starting at `rank`."""
-        cut = slice(rank, None, world)
-        return Windows(self.user[cut], self.number[cut], self.context[cut], self.target[cut], self.reference[cut])
+        return self._at(range(rank, len(self), world))
+
+    def longest_first(self) -> Windows:
+        """In the order of their events and targets, so that shares are of like size: the ranks of a step wait for the slowest."""
+        size_B = [len(c["item"]) + len(t["item"]) for c, t in zip(self.context, self.target, strict=True)]
+        return self._at(sorted(range(len(self)), key=lambda b: -size_B[b]))
+
+    def _at(self, rows: Sequence[int]) -> Windows:
+        parts = (self.user, self.number, self.context, self.target, self.reference)
+        return Windows(*([part[row] for row in rows] for part in parts))
 
 
 def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | None) -> list[dict[str, NDArray[Any]]]:

@@ -10,15 +10,17 @@ import pyarrow as pa
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from small_shop import SmallShop, make_shop, small_recipe
 
+from clm_ray.config.model import ModelConfig
 from clm_ray.config.recipe import Recipe
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.spec import FeatureSpec, Selection
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.metrics.click import auc
 from clm_ray.model.items import ItemTable, ItemVectors, UserTable, assign_slots
-from clm_ray.model.network import Network, Sizes
+from clm_ray.model.network import ItemInputs, Network, Sizes
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.schema import ITEMS
 from clm_ray.train.batches import BatchMaker, Popularity
@@ -205,3 +207,30 @@ def test_what_only_the_vectors_show_is_learned_from_them() -> None:
     with_them, without = _auc_of_new_items(with_vectors=True), _auc_of_new_items(with_vectors=False)
     assert with_them > 0.95
     assert with_them - without > 0.3
+
+
+@pytest.mark.parametrize("off", ["use_text", "use_ids", "use_categories"])
+def test_what_is_switched_off_does_not_matter(off: str) -> None:
+    def moved(config: dict[str, Any]) -> dict[str, bool]:
+        """Which inputs change the item vectors."""
+        network = make_shop(recipe=small_recipe(model=config)).model().network
+        text_XH = torch.randn(3, network.sizes.text_width, generator=torch.Generator().manual_seed(0))
+        third = torch.arange(3)
+        none = torch.zeros(3, 0)
+        given = ItemInputs(third, third, third, third, none, none[:, :0].any(1))
+        with torch.no_grad():
+            before = network.item_vectors(text_XH, given)
+            after = {
+                "use_text": network.item_vectors(text_XH.flip(0), given),
+                "use_ids": network.item_vectors(text_XH, replace(given, slot_U=third.flip(0))),
+                "use_categories": network.item_vectors(text_XH, replace(given, category=third.flip(0))),
+            }
+        return {name: not torch.equal(vectors, before) for name, vectors in after.items()}
+
+    assert moved({}) == {"use_text": True, "use_ids": True, "use_categories": True}
+    assert moved({off: False}) == {"use_text": True, "use_ids": True, "use_categories": True} | {off: False}
+
+
+def test_something_must_be_left_to_know_an_item_by() -> None:
+    with pytest.raises(ValidationError, match="nothing is left to know an item by"):
+        ModelConfig(use_text=False, use_ids=False, use_categories=False)
