@@ -41,6 +41,7 @@ def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> RecipeOf:
         model = {
             "encoder": {"name": str(bert), "items_per_step": 4, "max_tokens": 8, "trained_layers": 1},
             "layers": 2,
+            "members": 2,
             "dropout": dropout,
             "id_dropout": dropout,
             "outputs": outputs,
