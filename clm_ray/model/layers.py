@@ -104,6 +104,7 @@ class Members(nn.Module):
         """[..., K]: a logit of each member, from [..., P]."""
         # One product with all members' weights: scaling the inputs instead would make a copy of them for each member.
         weight_KHP = self.weight * self.scale.unsqueeze(1)
-        hidden = F.linear(inputs, weight_KHP.flatten(0, 1), self.bias.flatten()).unflatten(-1, self.bias.shape)
+        hidden = F.linear(inputs, weight_KHP.flatten(0, 1), self.bias.flatten())
+        hidden = hidden.view(*inputs.shape[:-1], *self.bias.shape)
         logit: Tensor = (self.dropout(F.gelu(hidden)) * self.out).sum(-1) + self.out_bias
         return logit

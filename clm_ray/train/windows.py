@@ -167,8 +167,13 @@ class Windows:
         return self._at(sorted(range(len(self)), key=lambda b: -size_B[b]))
 
     def _at(self, rows: Sequence[int]) -> Windows:
-        parts = (self.user, self.number, self.context, self.target, self.reference)
-        return Windows(*([part[row] for row in rows] for part in parts))
+        return Windows(
+            [self.user[row] for row in rows],
+            [self.number[row] for row in rows],
+            [self.context[row] for row in rows],
+            [self.target[row] for row in rows],
+            [self.reference[row] for row in rows],
+        )
 
 
 def _group(table: pa.Table, prefix: str, names: tuple[str, ...], split: int | None) -> list[dict[str, NDArray[Any]]]:
