@@ -38,6 +38,11 @@ class EventVocabulary:
         return any(t.value == "rating" for t in self.types.values())
 
     @cached_property
+    def spends(self) -> bool:
+        """Whether any type carries amounts."""
+        return bool(self._amount.any())
+
+    @cached_property
     def _activity(self) -> NDArray[np.bool_]:
         return np.array(["activity" in t.roles for t in self.types.values()], bool)
 

@@ -18,12 +18,13 @@ def distribution(weights: Mapping[str, float], feasible: Sequence[str], *, floor
     """Normalise `weights` over `feasible` and keep at least `floor` for each.
 
     p(a) = f + (1 - n·f) · w(a) / Σw with n feasible actions and f = min(floor, 1/n). Actions without a weight have 0; when no feasible
-    action has weight, `none` gets what the floor leaves.
+    action has weight, `none` gets what the floor leaves, or all get the same where a rule left no `none`.
     """
     given = {name: weights.get(name, 0.0) for name in feasible}
     total = sum(given.values())
     if total <= 0:
-        given, total = {name: float(name == NO_ACTION) for name in feasible}, 1.0
+        given = {name: float(name == NO_ACTION or NO_ACTION not in feasible) for name in feasible}
+        total = sum(given.values())
     least = min(floor, 1 / len(given))
     return {name: least + (1 - len(given) * least) * (weight / total) for name, weight in given.items()}
 

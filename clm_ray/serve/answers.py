@@ -141,7 +141,7 @@ def result_of(index: int, result: Recommendation | BaseException) -> BatchResult
 def _retention(draft: Draft) -> RetentionAction | None:
     if draft.retention is None or draft.ask.request.explain:
         return draft.retention
-    return RetentionAction.model_validate(draft.retention.model_dump(exclude={"masked", "explanation"}))
+    return RetentionAction.model_validate(draft.retention.model_dump(exclude={"masked", "expected", "explanation"}))
 
 
 def _items(draft: Draft, served: ServedCatalogue) -> list[RecommendedItem]:

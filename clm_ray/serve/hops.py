@@ -35,11 +35,14 @@ class ProfileBatch:
 
 @dataclass(frozen=True)
 class RetentionFacts:
-    """What a retention decision looks at. activity_N: int64 µs, sorted, all of the user's stored activity before `time`."""
+    """What a retention decision looks at. activity_N: int64 µs, sorted, all of the user's stored activity before `time`; amount_N: float32,
+    spend of each, None where the log has no amounts. forecast: chance of being active until the outcome is due, for the record."""
 
     user_id: str
     time: int
     activity_N: NDArray[np.int64]
+    amount_N: NDArray[np.float32] | None = None
+    forecast: float | None = None
 
 
 @dataclass(frozen=True)

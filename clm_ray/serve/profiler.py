@@ -89,7 +89,7 @@ class Profiler:
             chances = None if survival is None else survival[place]
             profiles.append(_profile(request, _activity(request.history, scorer), chances=chances, release=release))
             # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
-            facts.append(RetentionFacts(request.user_id, request.time, _activity(history.before(request.time), scorer)))
+            facts.append(facts_of(request, history.before(request.time), chances=chances, scorer=scorer))
         return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(states, protocol=pickle.HIGHEST_PROTOCOL))
 
 
@@ -137,6 +137,24 @@ def merged(history: History, recent: History) -> History:
         np.concatenate([history.event_N, recent.event_N])[order_N],
         np.concatenate([history.value_N, recent.value_N])[order_N],
         time_N[order_N],
+    )
+
+
+def facts_of(
+    request: UserRequest, stored: History, *, chances: NDArray[np.float32] | None, scorer: Scorer
+) -> RetentionFacts:
+    """What retention is told of a user. `stored`: history before the request's time; `chances`: of being active within each bin's end."""
+    vocabulary, recipe = scorer.vocabulary, scorer.recipe
+    active_N = vocabulary.is_activity(stored)
+    days, forecast = recipe.policy.outcome_days, None
+    if chances is not None and days in recipe.retention.bin_ends:
+        forecast = float(chances[recipe.retention.bin_ends.index(days)])
+    return RetentionFacts(
+        user_id=request.user_id,
+        time=request.time,
+        activity_N=stored.time_N[active_N],
+        amount_N=vocabulary.amounts(stored)[active_N] if vocabulary.spends else None,
+        forecast=forecast,
     )
 
 

@@ -7,8 +7,10 @@ changes nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,45 +18,65 @@ import pyarrow.parquet as pq
 from clm_ray.config.policy import PolicyConfig
 from clm_ray.decide.decide import DecisionInput, decide
 from clm_ray.decide.explain import explain
+from clm_ray.decide.watch import watch_if_due
+from clm_ray.errors import ClmError
+from clm_ray.features.worth import spend_at_own_rate
 from clm_ray.lifecycle.stages import Thresholds, explain_stage
-from clm_ray.messages import RetentionAction
+from clm_ray.messages import ExpectedUplift, RetentionAction
 from clm_ray.policy.epochs import epoch_of
+from clm_ray.policy.rules import check_columns
+from clm_ray.policy.uplift import Estimate
 from clm_ray.serve import measures
 from clm_ray.serve.catalogue import recipe_of, thresholds_of
 from clm_ray.serve.hops import RetainBatch, RetentionFacts
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.telemetry import Telemetry, unrecorded
-from clm_ray.store.records import RetentionDecision, UserOverlay
+from clm_ray.store.records import EstimateRecord, RetentionDecision, UserOverlay
 from clm_ray.store.store import Store
+
+logger = logging.getLogger("clm_ray.serve")
 
 
 @dataclass(frozen=True)
-class Consent:
-    """May this user be contacted, and in which time zone do they live?"""
+class KnownUser:
+    """May this user be contacted, in which time zone do they live, and what of the user table does the policy read?"""
 
-    given: bool
+    consent: bool
     timezone: str
+    columns: Mapping[str, str | float] = field(default_factory=dict)
 
 
-NOBODY_ASKED = Consent(given=False, timezone="UTC")
+NOBODY_ASKED = KnownUser(consent=False, timezone="UTC")
 """For users that neither the user table nor the store knows."""
 
 
 @dataclass(frozen=True)
 class RetentionRelease:
-    """What retention needs of a release. users: consent by user id."""
+    """What retention needs of a release. users: by user id; answers: event types that count as activity."""
 
     policy: PolicyConfig
     thresholds: Thresholds
-    users: Mapping[str, Consent]
+    users: Mapping[str, KnownUser]
+    activity: frozenset[str]
 
 
 def open_retention(folder: Path) -> RetentionRelease:
-    """Read it from a release. Raises ReleaseError when a file is missing."""
-    table = pq.read_table(folder / "users.parquet", columns=["user_id", "consent", "timezone"])
-    columns = (table.column(name).to_pylist() for name in ("user_id", "consent", "timezone"))
-    users = {user: Consent(given, zone) for user, given, zone in zip(*columns, strict=True)}
-    return RetentionRelease(policy=recipe_of(folder).policy, thresholds=thresholds_of(folder), users=users)
+    """Read it from a release. Raises ReleaseError when a file is missing, ConfigError when the policy reads a column that nobody has."""
+    recipe = recipe_of(folder)
+    table = pq.read_table(
+        folder / "users.parquet", columns=["user_id", "consent", "timezone", "categorical", "numeric"]
+    )
+    wanted = recipe.policy.columns()
+    users: dict[str, KnownUser] = {}
+    seen: set[str] = set()
+    for row in table.to_pylist():
+        columns = {**dict(row["categorical"] or ()), **dict(row["numeric"] or ())}
+        seen |= columns.keys()
+        kept = {name: value for name, value in columns.items() if name in wanted and value is not None}
+        users[row["user_id"]] = KnownUser(row["consent"], row["timezone"], kept)
+    check_columns(recipe.policy, seen)
+    activity = frozenset(name for name, of in recipe.event_types.items() if "activity" in of.roles)
+    return RetentionRelease(recipe.policy, thresholds_of(folder), users, activity)
 
 
 class Retention:
@@ -64,6 +86,8 @@ class Retention:
         self._releases = releases
         self._store = store
         self._telemetry = telemetry or unrecorded()
+        self._watcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retention-watch")
+        self._watching: Future[None] | None = None
 
     async def loaded(self) -> str:
         """The release this replica was started with."""
@@ -78,9 +102,22 @@ class Retention:
         release = self._releases.get(batch.release)
         overlays = self._store.overlays([facts.user_id for facts in batch.facts])
         now = max(facts.time for facts in batch.facts)
-        inputs = [_input(facts, release, overlays.get(facts.user_id), now) for facts in batch.facts]
+        inputs = [input_of(facts, release, overlay=overlays.get(facts.user_id), now=now) for facts in batch.facts]
         decisions = decide(inputs, store=self._store, config=release.policy, now=now, release_id=batch.release)
+        self._watch(release, now)
         return [action_of(decision) for decision in decisions]
+
+    def _watch(self, release: RetentionRelease, now: int) -> None:
+        """Look at the guardrails now and then, in a thread of its own, so that no request waits for it."""
+        if self._watching is None or self._watching.done():
+            self._watching = self._watcher.submit(_look, self._store, release, now)
+
+
+def _look(store: Store, release: RetentionRelease, now: int) -> None:
+    try:
+        watch_if_due(store, config=release.policy, activity=release.activity, now=now)
+    except ClmError as error:
+        logger.warning("the guardrails could not be looked at: %s", error)
 
 
 def action_of(decision: RetentionDecision) -> RetentionAction:
@@ -95,38 +132,56 @@ def action_of(decision: RetentionDecision) -> RetentionAction:
         epoch_start=decision.epoch_start,
         policy=decision.policy_version,
         cost=decision.cost,
+        channel=decision.channel if decision.in_force == decision.action else None,
+        deliver_from=decision.deliver_from if decision.channel and decision.in_force == decision.action else None,
+        price=decision.price,
         reason=_reason(decision),
         masked={mask.action: mask.rule for mask in decision.masks},
+        expected={name: _uplift(one) for name, one in decision.estimates.items()},
         explanation=explain(decision),
     )
 
 
-def _input(facts: RetentionFacts, release: RetentionRelease, overlay: UserOverlay | None, now: int) -> DecisionInput:
-    user = _consent(release.users.get(facts.user_id, NOBODY_ASKED), overlay)
-    epoch = epoch_of(now, timezone=user.timezone, epoch_days=release.policy.epoch_days)
+def input_of(
+    facts: RetentionFacts, release: RetentionRelease, *, overlay: UserOverlay | None, now: int
+) -> DecisionInput:
+    """What a decision at `now` (µs) looks at; everything about behaviour is as of the start of the user's decision period."""
+    user = _known(release.users.get(facts.user_id, NOBODY_ASKED), overlay)
+    policy = release.policy
+    epoch = epoch_of(now, timezone=user.timezone, epoch_days=policy.epoch_days)
     why = explain_stage(facts.activity_N, epoch.start, thresholds=release.thresholds)
     seen = {
         "days_since_last": why.days_since_last,
         "days_since_first": why.days_since_first,
         "days_since_return": why.days_since_return,
     }
+    spend = None
+    if facts.amount_N is not None:
+        spend = spend_at_own_rate(facts.activity_N, facts.amount_N, at=epoch.start, days=policy.outcome_days)
     return DecisionInput(
         user_id=facts.user_id,
         stage=why.stage,
-        consent=user.given,
+        consent=user.consent,
         timezone=user.timezone,
         features={name: value for name, value in seen.items() if value is not None},
+        columns=user.columns,
+        spend=spend,
+        why=why.text,
+        forecast=facts.forecast,
     )
 
 
-def _consent(known: Consent, overlay: UserOverlay | None) -> Consent:
+def _known(user: KnownUser, overlay: UserOverlay | None) -> KnownUser:
     """What the user told us later goes before the user table."""
     if overlay is None:
-        return known
-    return Consent(
-        given=known.given if overlay.consent is None else overlay.consent,
-        timezone=overlay.timezone or known.timezone,
-    )
+        return user
+    consent = user.consent if overlay.consent is None else overlay.consent
+    return replace(user, consent=consent, timezone=overlay.timezone or user.timezone)
+
+
+def _uplift(one: EstimateRecord) -> ExpectedUplift:
+    source = Estimate(one.mean, one.low, one.high, one.treated, one.control).source
+    return ExpectedUplift(uplift=one.mean, low=one.low, high=one.high, source=source, score=one.score)
 
 
 def _reason(decision: RetentionDecision) -> str:

@@ -21,6 +21,8 @@ OF_USERS = (
     tables.EVENTS,
     tables.USERS,
     tables.SHADOW_SLATES,
+    tables.CHANNEL_CONSENTS,
+    tables.DELIVERIES,
     tables.SERVED_SLATES,
     tables.RETENTION_DECISIONS,
     tables.KEPT_ANSWERS,

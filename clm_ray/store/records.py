@@ -51,11 +51,25 @@ class UserOverlay:
 
 @dataclass(frozen=True)
 class MaskRecord:
-    """An action that was excluded, by which rule, and why."""
+    """An action (or a channel) that was excluded: by which rule, why, and in which step of the decision."""
 
     action: str
     rule: str
     reason: str
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class EstimateRecord:
+    """What an action was expected to gain when it was decided on: uplift with its 95 % interval, the decisions behind it (0: a prior alone),
+    and the score that it got, in the recipe's currency."""
+
+    mean: float
+    low: float
+    high: float
+    treated: int
+    control: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,12 @@ class RetentionDecision:
     from it and how likely that was; neither ever changes. overrides: what replaced the action later; deliver `in_force`.
     policy_digest: of the rules and weights behind policy_version. cost: what is set aside for the action, in the recipe's currency. stage, consent, last_taken (action → start of its epoch, µs): what the rules saw;
     features_digest: of what the policy saw. outcome_due: when the outcome can be read, µs.
+
+    channel, deliver_from (µs): how the drawn action goes to the user, and from when. epoch_end, timezone, consents (by channel), contacts
+    ((channel, µs) of earlier ones), columns, features, worth, price, estimates: what rules and scores saw. enabled, stops, unapproved,
+    limits: what the store said at that moment (kill switch, guardrails, missing approvals, what of the first policy still holds). closed: channels that
+    were excluded. would_be: of a holdout user, what would have been feasible. origin: the endpoint or a campaign. why: the
+    stage in words. forecast: chance of being active until the outcome is due, as logged, not used.
     """
 
     action_id: str
@@ -98,6 +118,26 @@ class RetentionDecision:
     features_digest: str
     outcome_due: int
     overrides: tuple[Override, ...] = ()
+    channel: str | None = None
+    deliver_from: int = 0
+    epoch_end: int = 0
+    timezone: str = "UTC"
+    consents: Mapping[str, bool] = field(default_factory=dict)
+    contacts: tuple[tuple[str, int], ...] = ()
+    columns: Mapping[str, str | float] = field(default_factory=dict)
+    features: Mapping[str, float] = field(default_factory=dict)
+    worth: float = 0.0
+    price: float = 0.0
+    estimates: Mapping[str, EstimateRecord] = field(default_factory=dict)
+    enabled: bool = True
+    stops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    unapproved: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    closed: tuple[MaskRecord, ...] = ()
+    would_be: tuple[str, ...] = ()
+    origin: str = "endpoint"
+    why: str = ""
+    forecast: float | None = None
 
     @property
     def in_force(self) -> str:
@@ -115,7 +155,12 @@ class RetentionDecision:
         for name in ("feasible", "probabilities"):
             raw[name] = tuple(raw[name])
         raw["overrides"] = tuple(Override(**override) for override in raw["overrides"])
-        raw["masks"] = tuple(MaskRecord(**mask) for mask in raw["masks"])
+        for name in ("masks", "closed"):
+            raw[name] = tuple(MaskRecord(**mask) for mask in raw.get(name, ()))
+        raw["contacts"] = tuple((channel, time) for channel, time in raw.get("contacts", ()))
+        raw["would_be"] = tuple(raw.get("would_be", ()))
+        raw["stops"] = {action: (rule, reason) for action, (rule, reason) in raw.get("stops", {}).items()}
+        raw["estimates"] = {name: EstimateRecord(**one) for name, one in raw.get("estimates", {}).items()}
         return RetentionDecision(**raw)
 
 

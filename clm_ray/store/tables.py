@@ -12,6 +12,10 @@
     budgets, reservations the ledger, in millionths of the currency so that sums are exact
     audit_log             who did what, append-only, each entry chained to the one before it by its hash
     audit_keys            one random key per user, under which the user's entries are digested; erased with the user
+    policy_controls       kill switch, stopped actions, price of budget, learned uplifts, baseline
+    approvals             what was asked, and what a person said
+    channel_consents      what users told us about single channels
+    deliveries            which part of which campaign an action went out with; once per action
 
 Times are UTC microseconds. `seq` grows with each row, is never reused, and is what compaction counts by. SQLite has one writer at a
 time, so commits follow `seq`. On PostgreSQL writers overlap: they share a lock while they append, and compaction takes it alone for a
@@ -172,4 +176,52 @@ AUDIT_KEYS = Table(
     METADATA,
     Column("user_id", String, primary_key=True),
     Column("key", LargeBinary, nullable=False),
+)
+
+POLICY_CONTROLS = Table(
+    "policy_controls",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("changed_by", String, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+APPROVALS = Table(
+    "approvals",
+    METADATA,
+    Column("approval_id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("requested_by", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("decided_at", BigInteger),
+    Column("decided_by", String),
+    Column("expires_at", BigInteger),
+    Column("note", Text, nullable=False),
+)
+
+CHANNEL_CONSENTS = Table(
+    "channel_consents",
+    METADATA,
+    Column("user_id", String, primary_key=True),
+    Column("channel", String, primary_key=True),
+    Column("given", Boolean, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+)
+
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    Column("action_id", String, ForeignKey("retention_decisions.action_id"), primary_key=True),
+    Column("user_id", String, nullable=False),
+    Column("campaign", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("part", String, nullable=False),
+    Column("claimed_at", BigInteger, nullable=False),
+    Index("deliveries_of_part", "campaign", "part"),
+    Index("deliveries_of_user", "user_id"),
 )

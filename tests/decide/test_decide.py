@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,33 @@ from clm_ray.store.store import Store, open_store
 DAY = 86_400_000_000
 MONDAY = 19_723 * DAY + 3 * 7 * DAY  # 22 January 2024, 00:00 UTC
 NOW = MONDAY + DAY
-EVERYONE = PolicyConfig(holdout_share=0.0)
+BY_MAIL = {"channels": ("mail",)}
+PLAIN: dict[str, Any] = {
+    "kind": "stage",
+    "version": "stage-1",
+    "channels": {"onsite": {"contact": False, "needs_consent": False}, "mail": {}},
+    "cap": {},
+    "actions": (
+        {"name": "targeted_slate", "stages": ("new", "established", "reactivated"), "channels": ("onsite",)},
+        {"name": "reminder", "stages": ("established", "at_risk", "reactivated"), "cooldown_days": 7, **BY_MAIL},
+        {"name": "coupon", "cost": 2.0, "stages": ("at_risk", "churned"), "cooldown_days": 28, **BY_MAIL},
+        {"name": "win_back", "cost": 5.0, "stages": ("churned",), "cooldown_days": 56, **BY_MAIL},
+    ),
+    "preferences": {
+        "new": {"none": 1.0, "targeted_slate": 2.0},
+        "established": {"none": 2.0, "targeted_slate": 1.0, "reminder": 0.25},
+        "at_risk": {"none": 1.0, "reminder": 2.0, "coupon": 2.0},
+        "churned": {"none": 1.0, "coupon": 1.0, "win_back": 2.0},
+    },
+}
+"""Fixed weights, no caps, no quiet hours: the frame around the choice by itself."""
+
+
+def policy(**changes: object) -> PolicyConfig:
+    return PolicyConfig.model_validate({**PLAIN, "holdout_share": 0.0, **changes})
+
+
+EVERYONE = policy()
 _examples = count()
 
 
@@ -204,7 +231,7 @@ CASES = st.builds(
     timezone=st.sampled_from(["UTC", "Asia/Tokyo", "America/New_York"]),
 )
 CONFIGS = st.builds(
-    PolicyConfig,
+    policy,
     enabled=st.sampled_from([True, True, True, False]),
     floor=st.floats(0, 0.19),
     uniform_share=st.floats(0, 1),

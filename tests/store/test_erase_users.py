@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, inspect, select
@@ -10,6 +11,8 @@ from sqlalchemy import func, inspect, select
 from clm_ray.errors import RequestError
 from clm_ray.store import tables
 from clm_ray.store.answers import Claim
+from clm_ray.store.contacts import put_channel_consents
+from clm_ray.store.deliveries import claim
 from clm_ray.store.history import empty_history, merge
 from clm_ray.store.ledger import MICROS
 from clm_ray.store.records import Reservation, RetentionDecision, ServedSlate, ShadowSlate, StoredEvent, UserOverlay
@@ -28,6 +31,9 @@ def fill(store: Store, user: str, decision: Decide) -> None:
     booked = decision(user_id=user, cost=2.0)
     assert store.reserve([Reservation(booked.action_id, 3.0)], cap=100.0, now=1) == [True]
     store.book([booked])
+    with store.writing() as connection:
+        put_channel_consents(connection, user, {"email": True}, forget=False, now=6)
+        claim(connection, [replace(booked, channel="email")], campaign="june", part="00000", now=6)
     store.log_slates([ServedSlate(f"slate-{user}", user, 7, "r1", ("i",), (0.5,), booked.action_id)])
     key = Claim(f"key-{user}", body="b", token="t", user_id=user, claimed_until=9, expires_at=999)
     store.claim_answers([key], now=1)
@@ -46,8 +52,7 @@ def test_nothing_of_an_erased_user_stays(store: Store, decision: Decide) -> None
     assert erased.decisions == ["slate-ann"]
     names = (
         *("history_base", "events", "users", "served_slates", "retention_decisions", "reservations", "audit_keys"),
-        "kept_answers",
-        "shadow_slates",
+        *("kept_answers", "shadow_slates", "channel_consents", "deliveries"),
     )
     assert erased.removed.pop("audit_log") == 1
     assert erased.removed == dict.fromkeys(names, 1)
