@@ -53,8 +53,8 @@ class ChannelConfig(Section):
     needs_consent: bool = True
     """Only for users who consented."""
     consent_column: str | None = None
-    """Categorical column of the user table with consent to this channel: `true`, `yes` or `1`; anything else, or nothing, is a no. Null: the
-    user's general consent. What the user told the endpoint later goes before both."""
+    """Categorical column of the user table with consent to this channel: `true`, `yes` or `1`; anything else, or nothing, is a no, and so is a
+    no in general. Null: consent in general is enough. What the user told the endpoint of this channel later goes before both."""
     quiet: QuietHours | None = None
     """Quiet hours."""
     cap: CapConfig = CapConfig()

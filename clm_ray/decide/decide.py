@@ -169,7 +169,7 @@ def _may_use(channel: str, consents: Mapping[str, bool], config: PolicyConfig) -
 
 
 def _consents(inputs: Sequence[DecisionInput], *, store: Store, config: PolicyConfig) -> dict[str, dict[str, bool]]:
-    """User → channel → consent: what the user said of the channel, else the channel's column, else consent in general."""
+    """User → channel → consent: what the user said of the channel; else a no in general; else the channel's column, where it has one."""
     if not inputs:
         return {}
     with store.reading() as connection:
@@ -179,7 +179,7 @@ def _consents(inputs: Sequence[DecisionInput], *, store: Store, config: PolicyCo
         own: dict[str, bool] = {}
         for name, channel in config.channels.items():
             column = channel.consent_column
-            own[name] = given.consent if column is None else str(given.columns.get(column, "")).lower() in _YES
+            own[name] = given.consent and (column is None or str(given.columns.get(column, "")).lower() in _YES)
         result[given.user_id] = own | said.get(given.user_id, {})
     return result
 

@@ -57,6 +57,7 @@ from clm_ray.serve.hops import ExplainBatch, Hops, ProfileAsk, ProfileBatch, Pro
 from clm_ray.serve.intake import admit, verdict_of
 from clm_ray.serve.observed import note_answers, note_events
 from clm_ray.serve.once import Once
+from clm_ray.serve.policy_desk import PolicyDesk
 from clm_ray.serve.shadow import ShadowLine
 from clm_ray.serve.split import Challenger
 from clm_ray.serve.telemetry import Telemetry, unrecorded
@@ -96,6 +97,7 @@ class Gateway:
         self._hops = hops
         self._timeouts = timeouts
         self.telemetry = telemetry or unrecorded()
+        self.policy = PolicyDesk(served=served, store=store, clock=clock)
         self.users = Users(served=served, store=store, clock=clock, folder=folder)
         self._once = Once(store=store, clock=clock, keep_s=keep_answers_s)
         self._coalesce = coalesce

@@ -25,6 +25,7 @@ from clm_ray.messages import (
 from clm_ray.serve import problems
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.observed import RequestCounts
+from clm_ray.serve.policy_routes import add_policy_routes
 from clm_ray.serve.request_ids import RequestIds
 from clm_ray.serve.routes import Admin, AdminToken, IdempotencyKey, json_of
 from clm_ray.serve.user_routes import add_user_routes
@@ -89,6 +90,7 @@ def build_http(gateway: Gateway, *, admin_token: str | None, name_answers: bool 
             admin.require(x_admin_token, field="as_of", what=_ANOTHER_MOMENT)
         return json_of(await gateway.profile(user_id, as_of=_moment(as_of)))
 
+    add_policy_routes(app, gateway.policy, admin=admin)  # first: a user's id may end in anything
     add_user_routes(app, gateway.users, admin=admin)
 
     @app.get("/v1/version", response_model=Version, summary="What is being served, and its limits")

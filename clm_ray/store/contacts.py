@@ -49,14 +49,16 @@ def channel_consents(connection: Connection, user_ids: Sequence[str]) -> dict[st
     return dict(found)
 
 
-def put_channel_consents(
-    connection: Connection, user_id: str, given: Mapping[str, bool], *, forget: bool, now: int
-) -> None:
-    """Set consents of a user by channel; `forget`: those of all other channels are dropped first."""
-    if forget:
-        connection.execute(delete(CHANNEL_CONSENTS).where(CHANNEL_CONSENTS.c.user_id == user_id))
+def put_channel_consents(connection: Connection, user_id: str, given: Mapping[str, bool], *, now: int) -> None:
+    """Set consents of a user by channel; those of other channels stay."""
     rows = [{"user_id": user_id, "channel": channel, "given": yes, "changed_at": now} for channel, yes in given.items()]
     if rows:
         statement = insert(connection, CHANNEL_CONSENTS)
         new = {name: statement.excluded[name] for name in ("given", "changed_at")}
         connection.execute(statement.on_conflict_do_update(index_elements=["user_id", "channel"], set_=new), rows)
+
+
+def forget_channels(connection: Connection, user_ids: Sequence[str]) -> None:
+    """Drop what these users said of single channels."""
+    for part in chunks(dict.fromkeys(user_ids)):
+        connection.execute(delete(CHANNEL_CONSENTS).where(CHANNEL_CONSENTS.c.user_id.in_(part)))

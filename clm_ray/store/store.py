@@ -19,6 +19,7 @@ from clm_ray.store import answers, audit, decisions, events, ledger
 from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
+from clm_ray.store.contacts import forget_channels
 from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
 from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
 from clm_ray.store.erase import pending as pending_erasures
@@ -140,13 +141,14 @@ class Store:
         return found
 
     def put_overlays(self, overlays: Sequence[UserOverlay]) -> None:
-        """Replace what is known of these users."""
+        """Replace what is known of these users. Who says no in general says no to every channel, whatever they said of it before."""
         rows = [{"user_id": o.user_id, "consent": o.consent, "timezone": o.timezone} for o in overlays]
         if rows:
             with self.writing() as connection:
                 statement = insert(connection, USERS)
                 new = {name: statement.excluded[name] for name in ("consent", "timezone")}
                 connection.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=new), rows)
+                forget_channels(connection, [o.user_id for o in overlays if o.consent is False])
 
     # decisions
 

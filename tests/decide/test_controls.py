@@ -164,16 +164,16 @@ def test_the_price_follows_the_ledger(store: Store) -> None:
 
 def test_consent_of_a_channel_counts_at_once(store: Store) -> None:
     with store.writing() as connection:
-        put_channel_consents(connection, "u", {"email": False}, forget=False, now=NOW)
-        put_channel_consents(connection, "v", {"email": True}, forget=False, now=NOW)
+        put_channel_consents(connection, "u", {"email": False}, now=NOW)
+        put_channel_consents(connection, "v", {"email": True}, now=NOW)
     said_no, said_yes = run(store, [user("u"), user("v", consent=False)], config=ALWAYS)
     assert (said_no.action, said_yes.action) == ("slate", "coupon")
     assert [(mask.action, mask.rule) for mask in said_no.closed] == [("email", "consent")]
-    with store.writing() as connection:
-        put_channel_consents(connection, "v", {}, forget=True, now=NOW)
+    store.put_overlays([UserOverlay("v", consent=True)])
+    assert run(store, [user("v", consent=False)], config=ALWAYS, now=NOW + 1) == [said_yes]
+    store.put_overlays([UserOverlay("v", consent=False)])  # a no in general is a no to every channel
     (withdrawn,) = run(store, [user("v", consent=False)], config=ALWAYS, now=NOW + 1)
     assert (withdrawn.in_force, withdrawn.overrides[0].rule) == ("none", "consent")
-    store.put_overlays([UserOverlay("v", consent=True)])
 
 
 def test_a_consent_column_is_asked_instead_of_consent_in_general(store: Store) -> None:
@@ -183,6 +183,7 @@ def test_a_consent_column_is_asked_instead_of_consent_in_general(store: Store) -
     inputs = [user(f"u{n}", columns={"mail_ok": value}) for n, value in enumerate(answers)]
     assert [made.action for made in run(store, inputs, config=config)] == list(answers.values())
     assert run(store, [user("x")], config=config)[0].action == "slate"
+    assert run(store, [user("y", columns={"mail_ok": "yes"}, consent=False)], config=config)[0].action == "slate"
 
 
 def test_caps_hold_from_epoch_to_epoch_and_quiet_hours_delay(store: Store) -> None:

@@ -51,7 +51,9 @@ def workspace(tmp_path: Path) -> Workspace:
     pq.write_table(table, folder / "users.parquet")
     made.point("releases", "r1")
     with open_store(made.store_url) as store:
-        events = [StoredEvent(f"{u}-1", u, "purchase", NOW - 90 * DAY, None, 500.0 + 10 * n) for n, u in enumerate(GONE)]
+        events = [
+            StoredEvent(f"{u}-1", u, "purchase", NOW - 90 * DAY, None, 500.0 + 10 * n) for n, u in enumerate(GONE)
+        ]
         events += [StoredEvent(f"{u}-1", u, "purchase", NOW - 10 * DAY, None, 30.0) for u in HERE]
         store.append_events(events, received_at=NOW)
     return made

@@ -254,7 +254,7 @@ def test_the_stage_is_that_of_the_start_of_the_period(retention: Retention, stor
 def test_who_did_not_consent_or_was_never_asked_is_not_contacted(retention: Retention) -> None:
     for action in retain(retention, facts("bob", 90, 50), facts("stranger", 90, 50)):
         assert action.masked is not None
-        assert {action.masked[name] for name in ("reminder", "coupon", "win_back")} == {"consent"}
+        assert {action.masked[name] for name in ("reminder", "coupon_small", "win_back")} == {"consent"}
 
 
 def test_what_users_told_us_later_goes_before_the_user_table(retention: Retention, store: Store) -> None:

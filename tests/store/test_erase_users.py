@@ -32,7 +32,7 @@ def fill(store: Store, user: str, decision: Decide) -> None:
     assert store.reserve([Reservation(booked.action_id, 3.0)], cap=100.0, now=1) == [True]
     store.book([booked])
     with store.writing() as connection:
-        put_channel_consents(connection, user, {"email": True}, forget=False, now=6)
+        put_channel_consents(connection, user, {"email": True}, now=6)
         claim(connection, [replace(booked, channel="email")], campaign="june", part="00000", now=6)
     store.log_slates([ServedSlate(f"slate-{user}", user, 7, "r1", ("i",), (0.5,), booked.action_id)])
     key = Claim(f"key-{user}", body="b", token="t", user_id=user, claimed_until=9, expires_at=999)
@@ -107,17 +107,18 @@ def test_a_user_can_take_along_all_that_is_kept_page_by_page(store: Store, decis
     for user in ("ann", "bob"):
         fill(store, user, decision)
     whole = store.export("ann")
-    kinds = ["history_base", "events", "users", "served_slates", "retention_decisions", "kept_answers", "audit_log"]
+    kinds = ["history_base", "events", "users", "shadow_slates", "channel_consents", "deliveries"]
+    kinds += ["served_slates", "retention_decisions", "kept_answers", "audit_log"]
     assert [one.kind for one in whole] == kinds
     assert whole[0].data["event_id"] == "ann-base"
-    assert whole[3].data["record"]["items"] == ["i"]
+    assert whole[6].data["record"]["items"] == ["i"]
     assert "bob" not in str(whole)
     pages, after = [], None
     while page := store.export("ann", after=after, limit=2):
         pages.append(len(page))
         after = page[-1].place
         assert page == whole[sum(pages[:-1]) : sum(pages)]
-    assert pages == [2, 2, 2, 1]
+    assert pages == [2, 2, 2, 2, 2]
     for place in ((99, [1]), (0, [1, 2]), (-1, [1])):
         with pytest.raises(RequestError, match="cursor"):
             store.export("ann", after=place)
