@@ -119,6 +119,9 @@ class NeighboursConfig(Section):
 
     slices: int = Field(default=8, ge=0)
     """Times at which the neighbours are computed anew, at equal shares of the labelled events; 0: no neighbours."""
+    slice_days: int | None = Field(default=None, ge=1)
+    """Compute them anew every so many days instead (midnights UTC, counted from 1970). Where slices of equal shares end hangs on the whole log, so a
+    day of new events moves them all; these stay where they are, and so does what `prepare` made of users without new events."""
     top: int = Field(default=50, ge=1)
     """Neighbours kept per item and relation."""
     min_users: int = Field(default=5, ge=1)
@@ -133,4 +136,6 @@ class NeighboursConfig(Section):
     def _slices(self) -> NeighboursConfig:
         if self.users and not self.slices:
             raise ValueError("users needs slices: at least 1")
+        if self.slice_days and not self.slices:
+            raise ValueError("slice_days needs slices: at least 1")
         return self

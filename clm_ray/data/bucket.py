@@ -105,13 +105,20 @@ class BucketBuilder:
         result.retention_sample = {days: first_ranked(users) for days, users in result.retention_sample.items()}
         return result
 
+    def test_references(self, events: pa.Table) -> list[dict[str, Any]]:
+        """Retention references of the test split (rows of schema.REFERENCES), which follow the end of the log; `events` as in `build`."""
+        return [
+            row
+            for user in users_of(events, self.source)
+            for row in _test_rows(user.user_id, self._references(user.history))
+        ]
+
     def _user(self, user: UserEvents, result: BucketResult) -> None:
         targets, split, shown = self._targets(user, result)
         references = self._references(user.history)
         for occasion, which in shown:
             self._impressions(user.user_id, occasion, which, result)
-        for r in np.flatnonzero(references.split_R == TEST):
-            result.references.append(_reference_row(user.user_id, references, int(r)))
+        result.references += _test_rows(user.user_id, references)
         kept = references.select(references.split_R != TEST)
         target_dense = self.source.click(user.history, targets.item_T, targets.time_T)
         reference_dense = self.source.retention(user.history, kept.time_R)
@@ -274,15 +281,18 @@ def _size(occasion: Occasion) -> int:
     return len(occasion.shown_C) if occasion.shown_C is not None else len(occasion.taken)
 
 
-def _reference_row(user_id: str, references: References, r: int) -> dict[str, Any]:
-    return {
-        "user_id": user_id,
-        "time": int(references.time_R[r]),
-        "bin": int(references.bin_R[r]),
-        "censored": int(references.censored_R[r]),
-        "value": float(references.value_R[r]),
-        "split": int(references.split_R[r]),
-    }
+def _test_rows(user_id: str, references: References) -> list[dict[str, Any]]:
+    return [
+        {
+            "user_id": user_id,
+            "time": int(references.time_R[r]),
+            "bin": int(references.bin_R[r]),
+            "censored": int(references.censored_R[r]),
+            "value": float(references.value_R[r]),
+            "split": int(references.split_R[r]),
+        }
+        for r in np.flatnonzero(references.split_R == TEST)
+    ]
 
 
 def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:

@@ -10,7 +10,7 @@ Shape letters: N events, A activities, U users, W windows, V dense rows, F featu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -119,10 +119,10 @@ def add_up(parts: Sequence[BucketFigures]) -> BucketFigures:
     return BucketFigures(**{f.name: Tally.total([getattr(p, f.name) for p in parts]) for f in fields(BucketFigures)})
 
 
-def bucket_figures(events: pa.Table, windows: Sequence[Mapping[str, Any]], *, frame: Frame) -> BucketFigures:
-    """`events`: schema.EVENTS plus `item`, sorted by user and time, of whole users; `windows`: their rows of schema.SEQUENCES."""
+def bucket_figures(events: pa.Table, of_windows: BucketFigures, *, frame: Frame) -> BucketFigures:
+    """`events`: schema.EVENTS plus `item`, sorted by user and time, of whole users; `of_windows`: what `window_figures` says of their windows."""
     if not events.num_rows:
-        return BucketFigures()
+        return of_windows
     user_N = encoded(events.column("user_id")).indices.to_numpy().astype(np.int64)
     type_N = pc.index_in(events.column("event_type"), value_set=pa.array(frame.types)).to_numpy().astype(np.int64)
     time_N = events.column("timestamp").cast(pa.int64()).to_numpy()
@@ -130,26 +130,32 @@ def bucket_figures(events: pa.Table, windows: Sequence[Mapping[str, Any]], *, fr
     key_N = (time_N // DAY_US - frame.first_day) * len(frame.types) + type_N
     length_U = np.bincount(user_N)
     active_N = np.array(frame.activity)[type_N]
-    window_W = length_bins(np.array([len(w["ctx_time"]) for w in windows], np.int64))
-    codes: dict[str, int] = {}
-    owner_W = np.array([codes.setdefault(w["user_id"], len(codes)) for w in windows], np.int64)
     counts = {
         "daily": Tally.of(key_N),
         "daily_users": Tally.of_users(user_N, key_N),
         "items": Tally.of(item_N[item_N > 0]),
         "lengths": Tally.of(length_bins(length_U)),
         "longer": Tally.of((length_U > frame.max_context).astype(np.int64)),
-        "windows": Tally.of(window_W),
-        "window_users": Tally.of_users(owner_W, window_W),
-        "targets": _values(windows, "tgt"),
-        "references": _values(windows, "ref"),
     }
     counts |= _activity(user_N[active_N], time_N[active_N], frame=frame)
     if frame.cuts is not None:
         split_N = np.searchsorted(np.array(frame.cuts), time_N, side="right").astype(np.int64)
         counts["mix"] = Tally.of(split_N * len(frame.types) + type_N)
         counts |= _active_splits(user_N[active_N], time_N[active_N], split_N[active_N])
-    return BucketFigures(**counts)
+    return replace(of_windows, **counts)
+
+
+def window_figures(windows: Sequence[Mapping[str, Any]]) -> BucketFigures:
+    """What rows of schema.SEQUENCES, of whole users, add; it does not depend on where the log ends."""
+    window_W = length_bins(np.array([len(w["ctx_time"]) for w in windows], np.int64))
+    codes: dict[str, int] = {}
+    owner_W = np.array([codes.setdefault(w["user_id"], len(codes)) for w in windows], np.int64)
+    return BucketFigures(
+        windows=Tally.of(window_W),
+        window_users=Tally.of_users(owner_W, window_W),
+        targets=_values(windows, "tgt"),
+        references=_values(windows, "ref"),
+    )
 
 
 def _activity(user_A: Ints, time_A: Ints, *, frame: Frame) -> dict[str, Tally]:

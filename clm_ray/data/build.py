@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,19 +33,21 @@ from clm_ray.data.bucket import (
     first_ranked,
     reference_times,
 )
-from clm_ray.data.bucket_figures import Frame, add_up, bucket_figures, frame_of
+from clm_ray.data.bucket_figures import add_up, frame_of
 from clm_ray.data.bucket_sums import base_rates, probability_correction, scales
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
 from clm_ray.data.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
+from clm_ray.data.kept_buckets import KeptBuckets
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
 from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opinions
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
+from clm_ray.data.second_pass import build_buckets
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.data.user_neighbours import write_user_neighbours
@@ -57,11 +59,10 @@ from clm_ray.features.spec import FeatureSource, FeatureSpec, click_feature_name
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import learn_thresholds
 from clm_ray.privacy import open_pseudonyms
-from clm_ray.schema import EVENTS, IMPRESSIONS, INTERACTIONS, ITEM_STATISTICS, REFERENCES, SEQUENCES
+from clm_ray.schema import IMPRESSIONS, ITEM_STATISTICS
 
 Say = Callable[[str], None]
-EVENTS_ROW_GROUP = 64_000
-_EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
+_BUILDING = ".building-"
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ class Built:
 
 def build_dataset(log: Log, recipe: Recipe, workspace: Workspace, *, say: Say = lambda _: None) -> Built:
     """Build, name and publish the dataset of `log`. Raises DataError where there is nothing to learn from."""
-    building = workspace.datasets / f".building-{os.getpid()}"
+    _remove_leftovers(workspace.datasets)
+    building = workspace.datasets / f"{_BUILDING}{socket.gethostname()}-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     try:
         return _build(log, recipe, workspace, building, say=say)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _remove_leftovers(datasets: Path) -> None:
+    """Remove what builds on this machine left behind that were killed."""
+    for path in datasets.glob(f"{_BUILDING}*"):
+        host, _, process = path.name.removeprefix(_BUILDING).rpartition("-")
+        if host == socket.gethostname() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, say: Say) -> Built:
@@ -126,7 +136,11 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     )
     say("user sequences, impressions, retention references")
     builder = BucketBuilder(recipe, source, occasions, plan, grid)
-    results = _second_pass(events, builder, building, frame=frame, buckets=recipe.sequences.buckets)
+    kept = KeptBuckets(workspace.log / "buckets")
+    buckets = build_buckets(events, builder, building, kept, frame=frame)
+    results = buckets.results
+    if buckets.taken:
+        say(f"{buckets.taken} of {recipe.sequences.buckets} buckets are as they were")
     asked = {"positives": sum(r.positives for r in results), "asked_about": sum(r.asked for r in results)}
     spec = _select(results, recipe, asked)
     sample = drawn([t for r in results for t in r.test_occasions], recipe.impressions)
@@ -165,7 +179,9 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         catalogue=log.items.num_rows - 1,
         min_users=recipe.privacy.min_group,
     )
-    return _finish(building, log, recipe, workspace, content, figures)
+    built = _finish(building, log, recipe, workspace, content, figures)
+    kept.forget(but=buckets.keys)
+    return built
 
 
 def catalogue_of(items: pa.Table) -> Catalogue:
@@ -189,58 +205,6 @@ def _with_rows(log: Log) -> ray.data.Dataset:
         return block.append_column("item", row.cast(pa.int32()))
 
     return log.events.map_batches(add_item, batch_format="pyarrow", batch_size=None).materialize()
-
-
-def _second_pass(
-    events: ray.data.Dataset, builder: BucketBuilder, building: Path, *, frame: Frame, buckets: int
-) -> list[BucketResult]:
-    shared = ray.put(builder)
-
-    def build(block: pa.Table) -> pa.Table:
-        mine: BucketBuilder = ray.get(shared)
-        out = []
-        for bucket in pc.unique(block.column("bucket")).to_pylist():
-            whole = block.filter(pc.equal(block.column("bucket"), bucket)).drop_columns(["bucket"])
-            whole = whole.sort_by([("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
-            result = mine.build(whole)
-            _write_bucket(building, bucket, whole, result)
-            result.figures = bucket_figures(whole, result.windows, frame=frame)
-            result.windows, result.references, result.interactions = [], [], []
-            out.append(pickle.dumps((bucket, result)))
-        return pa.table({"result": pa.array(out, pa.binary())})
-
-    rows = events.map_batches(build, batch_format="pyarrow", batch_size=None).take_all()
-    done = dict(pickle.loads(row["result"]) for row in rows)
-    for bucket in range(buckets):
-        if bucket not in done:
-            _write_bucket(building, bucket, _EVENTS.empty_table(), BucketResult())
-    return [done[bucket] for bucket in sorted(done)]
-
-
-def _write_bucket(building: Path, bucket: int, events: pa.Table, result: BucketResult) -> None:
-    events = events.cast(_EVENTS)
-    pq.write_table(events, building / "events" / part(bucket), compression="zstd", row_group_size=EVENTS_ROW_GROUP)
-    windows = rows_to_table(result.windows, SEQUENCES)
-    pq.write_table(
-        windows, building / "sequences" / part(bucket), compression="zstd", row_group_size=256, use_dictionary=False
-    )
-    pq.write_table(
-        rows_to_table(result.references, REFERENCES), building / "references" / part(bucket), compression="zstd"
-    )
-    pq.write_table(_interactions(result), building / "interactions" / part(bucket), compression="zstd")
-
-
-def _interactions(result: BucketResult) -> pa.Table:
-    users = np.repeat(
-        np.array([u for u, *_ in result.interactions], object), [len(items) for _, items, _, _ in result.interactions]
-    )
-    columns = [
-        np.concatenate([row[n] for row in result.interactions]) if result.interactions else np.empty(0)
-        for n in (1, 2, 3)
-    ]
-    return pa.table([pa.array(users, pa.string()), *(pa.array(c) for c in columns)], names=INTERACTIONS.names).cast(
-        INTERACTIONS
-    )
 
 
 def _select(results: list[BucketResult], recipe: Recipe, asked: dict[str, int]) -> FeatureSpec:

@@ -23,6 +23,7 @@ from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.certificate import Models
+from clm_ray.data.kept_buckets import KeptBuckets
 from clm_ray.data.manifest import ERASED, MANIFEST
 from clm_ray.schema import slate_slot
 
@@ -37,7 +38,8 @@ _GONE = "erased"
 def erase_files(
     workspace: Workspace, users: Sequence[str], *, decisions: Sequence[str] = (), written: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Remove `users` (ids as the workspace knows them: pseudonyms where there are such) from every file below its root; file → rows removed.
+    """Remove `users` (ids as the workspace knows them: pseudonyms where there are such) from every file below its root; file → rows removed
+    (1 for a file of a kept bucket: it goes altogether, the next `prepare` makes it anew).
 
     decisions: ids of slates served to them that the store still holds; those in the feedback are found here. written: further texts that name
     them where rejected rows are shown: the ids as the log has them.
@@ -49,6 +51,8 @@ def erase_files(
     scratch = workspace.root / _SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
+    for path in KeptBuckets(workspace.log / "buckets").erase(users):
+        rows[str(path.relative_to(workspace.root))] = 1
     for path in _files(workspace, users):
         place = _Place(path, scratch / "rewritten", _top(workspace, path) / MANIFEST)
         removed = _rewrite(place, value_set, slots, names)

@@ -28,8 +28,9 @@ def write_manifest(
     """Digest every file, derive the dataset's id from the digests, write manifest.json, `content` in it."""
     files = {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     built_by = recipe.model_dump(mode="json", include={*BUILT_BY})
-    if not recipe.neighbours.users:
-        del built_by["neighbours"]["users"]  # An option that is off makes no other dataset.
+    for option in ("users", "slice_days"):
+        if not getattr(recipe.neighbours, option):
+            del built_by["neighbours"][option]  # An option that is off makes no other dataset.
     named = {
         "format": FORMAT,
         "files": {name: d for name, d in files.items() if name not in _DESCRIPTIONS},

@@ -2,7 +2,8 @@
 
     log, whole users per block ─▶ opinions (user, item, time, surprise, choice) ─▶ cosine per slice ─▶ the top of each item
 
-A slice holds every event before its end; ends lie at midnight, at equal shares of the labelled events, the last one after the log's end.
+A slice holds every event before its end; ends lie at midnight, at equal shares of the labelled events or every so many days, the last one after
+the log's end.
 
 Shape letters: E pairs, N events of one user, U users, I items of a slice.
 """
@@ -52,7 +53,7 @@ def sliced_opinions(
         return opinions_of(block, ray.get(shared))
 
     blocks = events.map_batches(opinions, batch_format="pyarrow", batch_size=None).to_arrow_refs()
-    ends = slice_ends(source.statistics, slices=config.slices, log_end=log_end)
+    ends = slice_ends(source.statistics, config, log_end=log_end)
     relations = [r for r, name in enumerate(RELATIONS) if name != "surprise" or _has_dislikes(source)]
     return SlicedOpinions(blocks, ends, relations)
 
@@ -73,13 +74,20 @@ def neighbours_of(table: pa.Table) -> ItemNeighbours:
     return ItemNeighbours.from_rows(*(table.column(name).to_numpy() for name in NEIGHBOURS.names))
 
 
-def slice_ends(statistics: ItemStatistics, *, slices: int, log_end: int) -> list[int]:
-    """Midnights that cut the labelled events into equal shares, and the moment after the log's last event."""
+def slice_ends(statistics: ItemStatistics, config: NeighboursConfig, *, log_end: int) -> list[int]:
+    """Midnights that cut the labelled events into equal shares, or every `slice_days` after the first one; and the moment after the log's last
+    event."""
     total = statistics.item_K == 0
-    days, events = statistics.day_K[total], statistics.events_K[total]
-    shares = np.arange(1, slices) / slices * float(events[-1] if len(events) else 0)
-    cut = (days[np.searchsorted(events, shares)].astype(np.int64) + 1) * DAY_US if len(days) else np.empty(0, np.int64)
-    return [*sorted({int(end) for end in cut if end <= log_end}), log_end + 1]
+    days, events = statistics.day_K[total].astype(np.int64), statistics.events_K[total]
+    if not len(days):
+        return [log_end + 1]
+    if config.slice_days:
+        step = config.slice_days
+        cut = np.arange(days[0] // step + 1, log_end // DAY_US // step + 1) * step
+    else:
+        shares = np.arange(1, config.slices) / config.slices * float(events[-1])
+        cut = days[np.searchsorted(events, shares)] + 1
+    return [*sorted({int(day) * DAY_US for day in cut if day * DAY_US <= log_end}), log_end + 1]
 
 
 def _has_dislikes(source: FeatureSource) -> bool:

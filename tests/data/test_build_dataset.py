@@ -6,6 +6,8 @@ import copy
 import datetime as dt
 import json
 import re
+import shutil
+import socket
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -359,7 +361,7 @@ def test_order_of_files_rows_blocks_and_buckets_does_not_matter(
 
 
 def test_a_rebuild_is_the_same_dataset_and_a_broken_one_changes_nothing(
-    built: Built, log: Log, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    built: Built, log: Log, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     workspace = Workspace(built.folder.parent.parent)
     before = file_digest(built.folder / MANIFEST)
@@ -368,11 +370,19 @@ def test_a_rebuild_is_the_same_dataset_and_a_broken_one_changes_nothing(
     def cut_off(*_: object, **__: object) -> dict[str, Any]:
         raise KeyboardInterrupt
 
+    other = recipe_from(raw, overrides=["sequences.seed=5"])
+    left = workspace.datasets / f".building-{socket.gethostname()}-999999999"  # of a process that was killed
+    left.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(build, "write_manifest", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            build_dataset(log, recipe_from(raw, overrides=["sequences.seed=5"]), workspace)
+            build_dataset(log, other, workspace)
     assert workspace.current("datasets") == built.folder
+    said: list[str] = []
+    resumed = build_dataset(log, other, Workspace(workspace.root), say=said.append)
+    assert "2 of 2 buckets are as they were" in said, "the buckets that were finished are taken"
+    assert resumed.manifest["id"] == build_dataset(log, other, Workspace(tmp_path)).manifest["id"]
+    shutil.rmtree(resumed.folder)
     again = build_dataset(log, recipe_from(raw), workspace)
     assert again.manifest["id"] == built.manifest["id"]
     assert (file_digest(built.folder / MANIFEST), (built.folder / MANIFEST).stat().st_mtime_ns) == (before, written)
@@ -443,28 +453,62 @@ def test_retention_features_are_selected_by_the_longest_horizon_that_has_rows() 
     assert build._select([result], recipe, {"positives": 1, "asked_about": 1}).retention.chosen == ()
 
 
-def test_a_new_day_gives_the_dataset_of_the_whole_log(ray_session: None, raw: dict[str, Any], tmp_path: Path) -> None:
-    """A log that grew by a file: what was read before is kept, and the dataset is that of a workspace that reads everything."""
+def grown(raw: dict[str, Any], folder: Path) -> tuple[Recipe, pa.Table]:
+    """A recipe whose log are the files of `folder`, for which neighbours do not hang on the end of the log; and the shop's log."""
     [receipts] = raw["source"]["events"]["paths"]
-    table = pq.read_table(receipts)
-    cut = pa.scalar(START + dt.timedelta(days=70), table.schema.field("at").type)
-    early = pc.less(table.column("at"), cut)
-    folder = tmp_path / "receipts"
+    other = copy.deepcopy(raw)
+    other["source"]["events"]["paths"] = [str(folder)]
+    other["source"]["feedback"] = False
+    other["sequences"] = {**other.get("sequences", {}), "buckets": 6}
+    other["neighbours"] = {"slices": 1, "slice_days": 20, "min_users": 2}
     folder.mkdir()
-    grown = copy.deepcopy(raw)
-    grown["source"]["events"]["paths"] = [str(folder)]
-    recipe = recipe_from(grown)
+    return recipe_from(other), pq.read_table(receipts)
 
-    def prepared(root: Path) -> str:
-        workspace = Workspace(root)
-        return str(
-            build_dataset(read_log(recipe, workspace=workspace, now_us=NOW_US), recipe, workspace).manifest["id"]
-        )
+
+def prepared(recipe: Recipe, root: Path) -> tuple[Built, str]:
+    """The dataset, and what was said of its buckets."""
+    said: list[str] = []
+    workspace = Workspace(root)
+    log = read_log(recipe, workspace=workspace, now_us=NOW_US)
+    built = build_dataset(log, recipe, workspace, say=said.append)
+    return built, next((text for text in said if text.endswith("are as they were")), "none")
+
+
+def test_a_new_day_gives_the_dataset_of_the_whole_log_and_builds_the_buckets_of_its_users(
+    ray_session: None, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """A log that grew by a file: what was read before is kept, untouched buckets too, and the dataset is that of a workspace that reads all."""
+    folder = tmp_path / "receipts"
+    recipe, table = grown(raw, folder)
+    at = table.schema.field("at").type
+    early = pc.less(table.column("at"), pa.scalar(START + dt.timedelta(days=70), at))
+    users = table.filter(early).column("customer").unique().to_pylist()
+    bucket = bucket_of(users, 6).tolist()
+    few = [user for user, b in zip(users, bucket, strict=True) if b == bucket[0]]
+    later = table.filter(pc.and_(pc.invert(early), pc.is_in(table.column("customer"), pa.array(few))))
+    late = table.filter(early).slice(3, 1)
+    place = late.column_names.index("at")
+    late = late.set_column(place, "at", pa.array([START + dt.timedelta(days=30, hours=2)], at))
 
     pq.write_table(table.filter(early), folder / "until-day-70.parquet")
-    first = prepared(tmp_path / "daily")
-    pq.write_table(table.filter(pc.invert(early)), folder / "later.parquet")
-    second = prepared(tmp_path / "daily")
-    assert second != first
-    assert second == prepared(tmp_path / "at-once")
-    assert len(list((tmp_path / "daily" / "log" / "events").iterdir())) == 2
+    first, said = prepared(recipe, tmp_path / "daily")
+    assert said == "none"
+    steps = {
+        "a day of few users": (later, f"{len(set(bucket)) - 1} of 6"),
+        "a late event": (late, "none"),
+        "a column more": (
+            later.slice(0, 2).append_column("till", pa.array(["a", "b"])),
+            f"{len(set(bucket)) - 1} of 6",
+        ),
+    }
+    ids = {first.manifest["id"]}
+    for number, (name, (rows, taken)) in enumerate(steps.items()):
+        pq.write_table(rows, folder / f"later-{number}.parquet")
+        built, said = prepared(recipe, tmp_path / "daily")
+        assert said.startswith(taken), name
+        whole, _ = prepared(recipe, tmp_path / f"at-once-{number}")
+        assert built.manifest["files"] == whole.manifest["files"], name
+        assert built.manifest["id"] not in ids, name
+        ids.add(built.manifest["id"])
+    assert len(list((tmp_path / "daily" / "log" / "events").iterdir())) == 4
+    assert len(list((tmp_path / "daily" / "log" / "buckets").iterdir())) == len(set(bucket)), "older ones are gone"

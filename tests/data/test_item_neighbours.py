@@ -101,14 +101,41 @@ def test_a_slice_holds_nothing_from_its_end_on(past: list[Row], future: list[Row
 def test_slices_end_at_midnights_that_share_out_the_events_and_after_the_log() -> None:
     log = numbered([Row("u1", START + day * DAY_US + 5, "purchase", 1) for day in (0, 1, 1, 1, 2, 9)])
     last = max(row.time for row in log)
-    ends = slice_ends(statistics_of(log), slices=3, log_end=last)
+    ends = slice_ends(statistics_of(log), NeighboursConfig(slices=3), log_end=last)
     assert ends == [START + 2 * DAY_US, last + 1]  # both thirds lie in the second day
-    assert slice_ends(statistics_of(log), slices=6, log_end=last) == [
+    assert slice_ends(statistics_of(log), NeighboursConfig(slices=6), log_end=last) == [
         *(START + d * DAY_US for d in (1, 2, 3)),
         last + 1,
     ]
-    assert slice_ends(statistics_of(log), slices=1, log_end=last) == [last + 1]
-    assert slice_ends(statistics_of([]), slices=4, log_end=last) == [last + 1]
+    assert slice_ends(statistics_of(log), NeighboursConfig(slices=1), log_end=last) == [last + 1]
+    assert slice_ends(statistics_of([]), NeighboursConfig(slices=4), log_end=last) == [last + 1]
+
+
+@settings(max_examples=40)
+@given(LOGS, LOGS)
+def test_slices_by_days_stay_where_they_are_when_the_log_grows(past: list[Row], future: list[Row]) -> None:
+    config = NeighboursConfig(slices=1, slice_days=3)
+    early = [row for row in past if row.time < END]
+    late = [row for row in future if row.time >= END]
+    if not early:
+        return
+    ends = []
+    for log in (early, [*early, *late]):
+        last = max(row.time for row in log)
+        found = slice_ends(statistics_of(log), config, log_end=last)
+        assert found[-1] == last + 1
+        assert all(end % (3 * DAY_US) == 0 for end in found[:-1])
+        ends.append([end for end in found[:-1] if end <= max(row.time for row in early)])
+    assert ends[0] == ends[1] or not len(statistics_of(early).item_K)
+
+
+def test_slices_by_days_follow_each_other_without_a_hole() -> None:
+    log = numbered([Row("u1", START + day * DAY_US + 5, "purchase", 1) for day in (0, 13)])
+    last = max(row.time for row in log)
+    *ends, _ = slice_ends(statistics_of(log), NeighboursConfig(slice_days=3), log_end=last)
+    assert set(np.diff(ends)) == {3 * DAY_US}
+    assert START < ends[0] <= START + 3 * DAY_US
+    assert last - 3 * DAY_US < ends[-1] <= last
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
