@@ -8,7 +8,7 @@ Shape letters: N events of one user, T targets, R references, F features.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,10 @@ _LEFT_OUT = -1
 """The split of what is no target."""
 SAMPLE_ROWS = 200_000
 """Train rows of all users that feature selection looks at, those of the users with the smallest stable hash."""
+
+
+_GROUP_EVENTS, _GROUP_USERS = 20_000, 500
+"""Bounds of the users whose features are computed together."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,16 @@ class BucketResult:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What one user is asked about in train and valid. train_end: the moment before which all of the user's events are train."""
+
+    targets: Targets
+    split_T: NDArray[np.int32]
+    references: References
+    train_end: int
+
+
+@dataclass(frozen=True)
 class BucketBuilder:
     """Turns the events of whole users into dataset rows. Everything here is read-only and shared by all blocks."""
 
@@ -98,8 +112,8 @@ class BucketBuilder:
     def build(self, events: pa.Table) -> BucketResult:
         """`events`: schema.EVENTS plus `item`, sorted by user, time, event id, of whole users."""
         result = BucketResult()
-        for user in users_of(events, self.source):
-            self._user(user, result)
+        for users in _groups(users_of(events, self.source)):
+            self._users(users, result)
         result.test_occasions = drawn(result.test_occasions, self.recipe.impressions).all()
         result.click_sample = first_ranked(result.click_sample)
         result.retention_sample = {days: first_ranked(users) for days, users in result.retention_sample.items()}
@@ -113,36 +127,47 @@ class BucketBuilder:
             for row in _test_rows(user.user_id, self._references(user.history))
         ]
 
-    def _user(self, user: UserEvents, result: BucketResult) -> None:
+    def _users(self, users: Sequence[UserEvents], result: BucketResult) -> None:
+        """Users together: features of all of them cost little more than those of one."""
+        asked = [self._asked(user, result) for user in users]
+        histories = [user.history for user in users]
+        target = self.source.click_of_users(
+            histories, [a.targets.item_T for a in asked], [a.targets.time_T for a in asked]
+        )
+        reference = self.source.retention_of_users(histories, [a.references.time_R for a in asked])
+        contexts = [history.select(self.source.vocabulary.is_context(history)) for history in histories]
+        token_NV = token_values(
+            Joined.of(contexts),
+            statistics=self.source.statistics,
+            vocabulary=self.source.vocabulary,
+            prior=self.recipe.features.prior_strength,
+        )
+        tokens = np.split(token_NV, np.cumsum([len(context) for context in contexts])[:-1])
+        for user, a, context, *dense in zip(users, asked, contexts, tokens, target, reference, strict=True):
+            token_dense, target_dense, reference_dense = dense
+            result.windows += cut_windows(
+                user.user_id,
+                context,
+                token_dense,
+                a.targets,
+                a.split_T,
+                target_dense,
+                a.references,
+                reference_dense,
+                max_context=self.recipe.sequences.max_context,
+                body=self.recipe.sequences.body,
+            )
+            self._sample(user, a.targets, a.split_T, target_dense, a.references, reference_dense, result)
+            self._interactions(user, a.train_end, result)
+
+    def _asked(self, user: UserEvents, result: BucketResult) -> _Asked:
         targets, split, shown = self._targets(user, result)
         references = self._references(user.history)
         for occasion, which in shown:
             self._impressions(user.user_id, occasion, which, result)
         result.references += _test_rows(user.user_id, references)
         kept = references.select(references.split_R != TEST)
-        target_dense = self.source.click(user.history, targets.item_T, targets.time_T)
-        reference_dense = self.source.retention(user.history, kept.time_R)
-        context = user.history.select(self.source.vocabulary.is_context(user.history))
-        context_dense = token_values(
-            Joined.of([context]),
-            statistics=self.source.statistics,
-            vocabulary=self.source.vocabulary,
-            prior=self.recipe.features.prior_strength,
-        )
-        result.windows += cut_windows(
-            user.user_id,
-            context,
-            context_dense,
-            targets,
-            split,
-            target_dense,
-            kept,
-            reference_dense,
-            max_context=self.recipe.sequences.max_context,
-            body=self.recipe.sequences.body,
-        )
-        self._sample(user, targets, split, target_dense, kept, reference_dense, result)
-        self._interactions(user, self._train_end(targets, split, shown), result)
+        return _Asked(targets, split, kept, self._train_end(targets, split, shown))
 
     def _targets(
         self, user: UserEvents, result: BucketResult
@@ -268,6 +293,20 @@ class BucketBuilder:
         items, where, count = np.unique(history.item_N[liked], return_inverse=True, return_counts=True)
         weight = np.bincount(where, self.source.vocabulary.weights[history.event_N[liked]], minlength=len(items))
         result.interactions.append((user.user_id, items, weight.astype(np.float32), count.astype(np.int32)))
+
+
+def _groups(users: Iterable[UserEvents]) -> Iterator[list[UserEvents]]:
+    """Users one after the other, few enough for their features to fit well into memory."""
+    group: list[UserEvents] = []
+    events = 0
+    for user in users:
+        if group and (events + len(user.history) > _GROUP_EVENTS or len(group) == _GROUP_USERS):
+            yield group
+            group, events = [], 0
+        group.append(user)
+        events += len(user.history)
+    if group:
+        yield group
 
 
 def _final(occasion: Occasion, size: int) -> NDArray[np.int64]:

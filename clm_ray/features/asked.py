@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +55,44 @@ class Joined:
         """Index of the first event of that user at or after that time (µs), or of the end of the user's events."""
         return np.searchsorted(self.key_N, owner_Q * self.span + np.clip(time_Q - self.low, 0, self.span - 1))
 
+    def sums(
+        self,
+        values_N: NDArray[np.float64],
+        first_Q: NDArray[np.int64],
+        begin_Q: NDArray[np.int64],
+        end_Q: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """Sum of the values of the events begin ≤ n < end, all of the user whose first event is `first_Q`. To the last bit that of the user alone:
+        what a bucket gives must not depend on who else is in it."""
+        return restarted(values_N, self.first_B).between(first_Q, begin_Q, end_Q)
+
     def before_N(self) -> NDArray[np.int64]:
         """Of each event, the index behind the events of its user strictly before it."""
         return np.searchsorted(self.key_N, self.key_N)
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """Running sums that begin anew with each user. until[n]: the sum of the user's values before n, where n is not the user's first."""
+
+    until: NDArray[np.float64]
+
+    def between(
+        self, first_Q: NDArray[np.int64], begin_Q: NDArray[np.int64], end_Q: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Sums of first ≤ begin ≤ n < end."""
+        low, high = self.until[begin_Q], self.until[end_Q]
+        low[begin_Q <= first_Q] = 0.0
+        high[end_Q <= first_Q] = 0.0
+        return high - low
+
+
+def restarted(values_N: NDArray[np.floating], first_B: NDArray[np.int64]) -> Restarted:
+    """`first_B`: where each user's values begin, rising."""
+    until = np.zeros(len(values_N) + 1)
+    for start, stop in pairwise([*first_B.tolist(), len(values_N)]):
+        np.cumsum(values_N[start:stop], out=until[start + 1 : stop + 1], dtype=np.float64)
+    return Restarted(until)
 
 
 @dataclass(frozen=True)
@@ -87,6 +123,12 @@ class Asked:
     def since(self, days: int) -> NDArray[np.int64]:
         """Index of the first event within the `days` days before each question (or later)."""
         return self.joined.index(self.owner_Q, self.time_Q - days * DAY_US)
+
+    def sums(
+        self, values_N: NDArray[np.float64], begin_Q: NDArray[np.int64], end_Q: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """See `Joined.sums`."""
+        return self.joined.sums(values_N, self.first_Q, begin_Q, end_Q)
 
     def take(self, at_X: NDArray[np.int64]) -> Asked:
         """The questions at these places."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.features.asked import Restarted, restarted
 from clm_ray.features.user import NEVER_DAYS
 from clm_ray.schema import DAY_US
 
@@ -27,11 +28,12 @@ class Found:
 
 @dataclass(frozen=True)
 class EventIndex:
-    """Entries sorted by (user, code, position)."""
+    """Entries sorted by (user, code, position). first: index of each user's first entry."""
 
     key: NDArray[np.int64]
     time: NDArray[np.int64]
-    sums: NDArray[np.float64]
+    sums: tuple[Restarted, ...]
+    first: NDArray[np.int64]
     span: int
     codes: int
 
@@ -48,10 +50,9 @@ class EventIndex:
         key = (owner_E * codes + code_E) * span + position_E
         order = np.argsort(key, kind="stable")
         at = position_E[order]
-        sums = np.zeros((len(at) + 1, len(values_N)))
-        for v, value_N in enumerate(values_N):
-            np.cumsum(value_N[at], out=sums[1:, v], dtype=np.float64)
-        return EventIndex(key[order], time_N[at], sums, span, codes)
+        first = np.searchsorted(owner_E[order], np.arange(int(owner_E.max(initial=0)) + 2))
+        sums = tuple(restarted(value_N[at], first) for value_N in values_N)
+        return EventIndex(key[order], time_N[at], sums, first, span, codes)
 
     def query(
         self,
@@ -66,7 +67,8 @@ class EventIndex:
         low = np.searchsorted(self.key, base)
         high = np.searchsorted(self.key, base + before_Q)
         count = high - low
-        sums = self.sums[high] - self.sums[low]
+        first = self.first[np.minimum(owner_Q, len(self.first) - 1)]
+        sums = np.stack([of.between(first, low, high) for of in self.sums], axis=1)
         if not len(self.key):
             return Found(count, np.full(len(code_Q), NEVER_DAYS), np.zeros(len(code_Q)), sums)
         last = self.time[np.maximum(high - 1, 0)]

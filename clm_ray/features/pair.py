@@ -79,8 +79,7 @@ def pair_features(
         by_category, asked, item_Q, catalogue=catalogue, events_Q=_counts(seen_N, asked), prior=prior
     )
     columns += _item_features(item_Q, day_of(asked.time_Q), statistics=statistics, prior=prior)
-    bias = np.concatenate([[0.0], np.cumsum(residual_N, dtype=np.float64)])
-    bias_Q = bias[asked.before_Q] - bias[asked.first_Q]
+    bias_Q = asked.sums(residual_N.astype(np.float64), asked.first_Q, asked.before_Q)
     columns.append(columns[-2] + bias_Q / (_counts(~np.isnan(vocabulary.labels(history)), asked) + prior))
     columns += mean_ratings(asked, item_Q, statistics=statistics, vocabulary=vocabulary, prior=prior)
     return np.stack(columns, axis=1).astype(np.float32)

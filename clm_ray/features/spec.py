@@ -7,7 +7,7 @@ Shape letters: Q queries, F all features, S selected features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -144,6 +144,51 @@ class FeatureSource:
         asked = Asked.of(Joined.of(histories), np.arange(len(time_B)), time_B)
         where = np.repeat(np.arange(len(items)), [len(rows) for rows in items])
         return self._click(asked, where, np.concatenate([np.empty(0, np.int32), *items]))
+
+    def click_of_users(
+        self, histories: Sequence[History], items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.float32]]:
+        """`click` of each user with questions of their own (their times rising): the same to the last bit, in less time."""
+
+        def answer(asked: Asked, moment_Q: NDArray[np.int64], which: Sequence[int]) -> NDArray[np.float32]:
+            return self._click(asked, moment_Q, np.concatenate([items[b] for b in which]))
+
+        return self._of_users(histories, times, answer, alone=lambda b: self.click(histories[b], items[b], times[b]))
+
+    def retention_of_users(
+        self, histories: Sequence[History], times: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.float32]]:
+        """`retention` of each user at moments of their own (rising): the same to the last bit, in less time."""
+
+        def answer(asked: Asked, moment_Q: NDArray[np.int64], _: Sequence[int]) -> NDArray[np.float32]:
+            return self._user(asked)[moment_Q]
+
+        return self._of_users(histories, times, answer, alone=lambda b: self.retention(histories[b], times[b]))
+
+    def _of_users(
+        self,
+        histories: Sequence[History],
+        times: Sequence[NDArray[np.int64]],
+        answer: Callable[[Asked, NDArray[np.int64], Sequence[int]], NDArray[np.float32]],
+        *,
+        alone: Callable[[int], NDArray[np.float32]],
+    ) -> list[NDArray[np.float32]]:
+        """`answer` is asked about users whose whole history is within reach; of the others each is asked `alone`."""
+        counted = [history.select(self.vocabulary.counts(history)) for history in histories]
+        short = [len(history) <= self.recipe.features.max_history for history in counted]
+        together = [b for b, fits in enumerate(short) if fits]
+        found = [np.empty((0, 0), np.float32) if fits else alone(b) for b, fits in enumerate(short)]
+        if not together:
+            return found
+        counts = [len(times[b]) for b in together]
+        owner_Q, time_Q = np.repeat(np.arange(len(together)), counts), np.concatenate([times[b] for b in together])
+        fresh_Q = np.ones(len(time_Q), bool)
+        fresh_Q[1:] = (owner_Q[1:] != owner_Q[:-1]) | (time_Q[1:] != time_Q[:-1])
+        asked = Asked.of(Joined.of([counted[b] for b in together]), owner_Q[fresh_Q], time_Q[fresh_Q])
+        dense_QF = answer(asked, np.cumsum(fresh_Q) - 1, together)
+        for b, mine in zip(together, np.split(dense_QF, np.cumsum(counts)[:-1]), strict=True):
+            found[b] = mine
+        return found
 
     def _reach(self, history: History, time_Q: NDArray[np.int64]) -> Iterator[tuple[History, slice | NDArray[np.intp]]]:
         """(the part of the history that features may look at, the queries it is for); see `History.within_reach`.

@@ -44,7 +44,7 @@ def surprises(
     both baselines: Koren, "Factor in the neighbors" (2010).
     """
     deviation_N, known_N = _deviations(joined.history, statistics=statistics, vocabulary=vocabulary, prior=prior)
-    mean_N = _mean_before(deviation_N, known_N, joined.first_N, joined.before_N())
+    mean_N = _mean_before(joined, deviation_N, known_N, joined.first_N, joined.before_N())
     return np.where(known_N, deviation_N - mean_N, 0.0).astype(np.float32)
 
 
@@ -53,7 +53,7 @@ def user_means(
 ) -> NDArray[np.float64]:
     """float64_Q: the user's mean deviation from the items' means in the USER_MEAN_EVENTS events before each moment, shrunk towards 0."""
     deviation_N, known_N = _deviations(asked.history, statistics=statistics, vocabulary=vocabulary, prior=prior)
-    return _mean_before(deviation_N, known_N, asked.first_Q, asked.before_Q)
+    return _mean_before(asked.joined, deviation_N, known_N, asked.first_Q, asked.before_Q)
 
 
 def _deviations(
@@ -70,15 +70,16 @@ def _deviations(
 
 
 def _mean_before(
+    joined: Joined,
     deviation_N: NDArray[np.float64],
     known_N: NDArray[np.bool_],
     first_Q: NDArray[np.int64],
     before_Q: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     start = np.maximum(before_Q - USER_MEAN_EVENTS, first_Q)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, deviation_N, 0.0))])
+    total = joined.sums(np.where(known_N, deviation_N, 0.0), first_Q, start, before_Q)
     count = np.concatenate([[0], np.cumsum(known_N)])
-    return (sums[before_Q] - sums[start]) / (count[before_Q] - count[start] + _USER_PRIOR)
+    return total / (count[before_Q] - count[start] + _USER_PRIOR)
 
 
 def token_values(

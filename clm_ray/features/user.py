@@ -37,6 +37,7 @@ class Rfm:
 def _sums_between(
     values_N: NDArray[np.float64], begin_Q: NDArray[np.int64], end_Q: NDArray[np.int64]
 ) -> NDArray[np.float64]:
+    """Of whole numbers, whose running sums are exact."""
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     return sums[end_Q] - sums[begin_Q]
 
@@ -103,14 +104,14 @@ def user_features(
         from_day = np.maximum(np.searchsorted(act_day, today_Q - days, side="left") - first_day, 0)
         columns += [
             np.log1p(np.maximum(active_days - from_day, 0)),
-            np.log1p(np.maximum(_sums_between(amount_N, asked.since(days), before_Q), 0.0)),
+            np.log1p(np.maximum(asked.sums(amount_N, asked.since(days), before_Q), 0.0)),
         ]
     columns.append(np.log1p(_sums_between(passive, asked.since(28), before_Q)))
     beyond_N = residual_N.astype(np.float64)
-    columns.append(_sums_between(beyond_N, first_Q, before_Q) / (_sums_between(labelled, first_Q, before_Q) + prior))
+    columns.append(asked.sums(beyond_N, first_Q, before_Q) / (_sums_between(labelled, first_Q, before_Q) + prior))
     for recent in (10, 30):
         lately = np.maximum(before_Q - recent, first_Q)
-        columns.append(_sums_between(beyond_N, lately, before_Q) / (_sums_between(labelled, lately, before_Q) + 3.0))
+        columns.append(asked.sums(beyond_N, lately, before_Q) / (_sums_between(labelled, lately, before_Q) + 3.0))
     week = 2 * np.pi * ((time_Q / DAY_US) % 7) / 7
     columns += [np.sin(week), np.cos(week)]
     return np.stack(columns, axis=1).astype(np.float32)

@@ -53,6 +53,21 @@ def test_users_asked_together_have_the_features_of_each_alone(log: list[Row], ti
     np.testing.assert_allclose(retention, np.concatenate(one_by_one), rtol=1e-5, atol=1e-6)
 
 
+@settings(max_examples=60)
+@given(rows(moments(0, 20 * 24), max_size=40), st.lists(moments(0, 22 * 24), max_size=5), st.booleans())
+def test_users_built_together_have_the_very_bits_of_each_alone(log: list[Row], times: list[int], capped: bool) -> None:
+    """What a bucket gives must not depend on who else is in it."""
+    source = source_of(log, CAPPED if capped else None)
+    users = [*sorted({row.user for row in log}), "nobody"]
+    histories = [history_of(row for row in log if row.user == user) for user in users]
+    times_B = [np.array(sorted(t + n for t in times), np.int64) for n in range(len(users))]
+    items_B = [np.arange(n, n + len(times), dtype=np.int32) % len(ITEMS) for n in range(len(users))]
+    click, retention = source.click_of_users(histories, items_B, times_B), source.retention_of_users(histories, times_B)
+    for history, item_Q, time_Q, *found in zip(histories, items_B, times_B, click, retention, strict=True):
+        np.testing.assert_array_equal(found[0], source.click(history, item_Q, time_Q))
+        np.testing.assert_array_equal(found[1], source.retention(history, time_Q))
+
+
 def test_the_item_features_of_the_end_are_those_of_any_later_day() -> None:
     log = [Row(f"u{n % 3}", n * 7, "purchase", n % len(ITEMS), 2.0) for n in range(40)]
     plain = source_of(log)
