@@ -2,10 +2,12 @@
 
 vs_polars_5m         user sequences of 5 million made events: seconds through a shuffle on Ray (16 partitions) by those of Polars in one process
 curve                `prepare` on 1, 5, 20 and 50 million made events, each in a Ray of its own: seconds, and peak memory of everything it started
-growth_5m_to_50m     time per event at 50 million by that at 5 million
+growth_5m_to_50m     time per event at 50 million by that at 5 million; growth_cpu_5m_to_50m: the same of CPU time
 batches_vs_trainer   windows/s of ready batches by those that training takes, one thread each (MovieLens-100K, needs `make movielens`)
 
-Memory is the sum over all processes of the run of what each has to itself and its share of what it has in common with others (PSS).
+Memory is the sum over all processes of the run of what each has to itself and its share of what it has in common with others (PSS), looked at once a
+second. CPU seconds are those of all these processes: beside other work on the machine they say more than the time on the wall. `steps` are the
+seconds at which each step of `prepare` began.
 Writes benchmarks/results/data.json, a part as soon as it is done.
 """
 
@@ -13,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +56,7 @@ def vs_polars(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
     script = Path(__file__).with_name("sequences.py")
     seconds: dict[str, list[float]] = {"ours": [], "polars": []}
     users = set()
-    for _ in range(3):
+    for _ in range(5):
         for name, found in seconds.items():
             # In processes of their own: Polars' threads and Ray's workers do not share one.
             done = subprocess.run(
@@ -60,6 +64,7 @@ def vs_polars(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
                 capture_output=True,
                 text=True,
                 check=True,
+                env=_environment(),
             )
             taken, distinct = done.stdout.split()[-2:]
             found.append(float(taken))
@@ -77,7 +82,7 @@ def curve(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
     for millions in sizes:
         folder, workspace = _log(root, millions), root / f"workspace-{millions}m"
         shutil.rmtree(workspace, ignore_errors=True)
-        seconds, peak = _watched(
+        watched = _watched(
             [
                 *(
                     sys.executable,
@@ -90,13 +95,15 @@ def curve(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
                 ),
                 *("--set", "split={protocol: time, train_end: 2024-10-01, valid_end: 2024-11-15}"),
                 *("--set", f"sequences.buckets={max(PARTITIONS, 2 * millions)}", "--set", "neighbours.slices=0"),
-            ]
+            ],
+            said=root / f"prepare-{millions}m.txt",
         )
-        found[str(millions)] = {"events": millions * 1_000_000, "seconds": seconds, "peak_gb": peak}
+        found[str(millions)] = {"events": millions * 1_000_000, **watched}
         shutil.rmtree(workspace, ignore_errors=True)
     figures: dict[str, Any] = {"curve": found, "peak_memory_gb": max(row["peak_gb"] for row in found.values())}
     if "5" in found and "50" in found:
-        figures["growth_5m_to_50m"] = found["50"]["seconds"] / 10 / found["5"]["seconds"]
+        for name, of in (("growth_5m_to_50m", "seconds"), ("growth_cpu_5m_to_50m", "cpu_seconds")):
+            figures[name] = found["50"][of] / 10 / found["5"][of]
     return figures
 
 
@@ -139,34 +146,34 @@ def _log(root: Path, millions: int) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """A Ray of its own, whatever runs on this machine."""
-    return {**os.environ, "RAY_ADDRESS": "local"}
+    """A Ray of its own, whatever runs on this machine; its workers are as nice as what they are measured beside, not nicer."""
+    return {**os.environ, "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
 
 
-def _watched(command: Sequence[str]) -> tuple[float, float]:
-    """(seconds, peak of the memory of all its processes in GB) of a command."""
-    began, peak = time.perf_counter(), 0.0
-    with subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL) as process:
+def _watched(command: Sequence[str], *, said: Path) -> dict[str, Any]:
+    """seconds, cpu_seconds of all processes of a command, the peak of their memory in GB, and when each step that it says began."""
+    began, peak, busy = time.perf_counter(), 0.0, dict[int, float]()
+    with said.open("w") as output, subprocess.Popen(command, env=_environment(), stdout=output) as process:
         while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
-            time.sleep(0.5)
+            peak = max(peak, _look(process.pid, busy))
+            time.sleep(1.0)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - began, peak
+    steps = {step: float(at) for at, step in re.findall(r"^\[ *([0-9.]+) s\] (.*)", said.read_text(), re.MULTILINE)}
+    taken = time.perf_counter() - began
+    return {"seconds": taken, "cpu_seconds": sum(busy.values()), "peak_gb": peak, "steps": steps}
 
 
-def _memory(pid: int) -> float:
-    """PSS in GB of a process and its descendants."""
+def _look(pid: int, busy: dict[int, float]) -> float:
+    """PSS in GB of a process and its descendants; notes the CPU seconds of each in `busy`."""
     total = 0
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    for process in family:
-        try:
-            total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
-            continue
+    with suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                times = process.cpu_times()
+                busy[process.pid] = times.user + times.system
+                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(re.findall(r"^Pss: +([0-9]+) kB", rollup, re.MULTILINE)[0]) * 1024
     return total / 1e9
 
 
