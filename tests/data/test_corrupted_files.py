@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clm_ray.config.source import TableConfig
-from clm_ray.data.clean import Rules, broken_rows, clean_rows
-from clm_ray.data.sources.tables import open_table, read_whole
+from clm_ray.data.clean import CLEANED, Rules, broken_rows, clean_rows
+from clm_ray.data.sources.tables import TableFile, open_table, read_whole
+from clm_ray.errors import DataError
 
 ROWS = 40
 RULES = Rules(
@@ -73,12 +76,92 @@ def test_damage_costs_the_damaged_lines_alone(tmp_path: Path, format: str, data:
         assert kept[row]["value"] == float(good["value"])
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_of_parquet_costs_its_row_group_alone(tmp_path: Path, data: st.DataObject) -> None:
+    """Bytes anywhere in the pages, of a file with checksums: each row is what it was or counted as broken."""
+    path, good = tmp_path / "log.parquet", [_good(row) for row in range(ROWS)]
+    pq.write_table(
+        pa.Table.from_pylist(good),
+        path,
+        row_group_size=ROWS // 4,
+        compression=data.draw(st.sampled_from(["snappy", "zstd", "none"]), label="compression"),
+        use_dictionary=data.draw(st.booleans(), label="dictionary"),
+        write_page_checksum=True,
+    )
+    files = open_table(TableConfig(paths=(str(path),)), field="source.events")
+    pages = _pages(path)
+    content = bytearray(path.read_bytes())
+    touched = set()
+    for _ in range(data.draw(st.integers(0, 3), label="places")):
+        at = data.draw(st.integers(pages[0][0], pages[-1][1] - 1), label="at")
+        content[at] ^= data.draw(st.integers(1, 255), label="bits")
+        touched |= {group for group, (start, stop) in enumerate(pages) if start <= at < stop}
+    path.write_bytes(bytes(content))
+    found = _cleaned(files)
+    seen = sorted(zip(found.column("row").to_pylist(), found.column("reason").to_pylist(), strict=True))
+    assert [row for row, _ in seen] == list(range(1, ROWS + 1)), "each row once"
+    for row in found.to_pylist():
+        if row["reason"] is None:
+            assert [row[name] for name in NAMES[:3]] == [good[row["row"] - 1][name] for name in NAMES[:3]]
+        else:
+            assert (row["row"] - 1) // (ROWS // 4) in touched
+            assert row["reason"] == "broken line"
+
+
+def _pages(path: Path) -> list[tuple[int, int]]:
+    """Where the pages of each row group lie in the file."""
+    metadata = pq.ParquetFile(path).metadata
+    found = []
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(n) for n in range(metadata.num_columns)]
+        starts = [c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset for c in chunks]
+        found.append((min(starts), max(s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True))))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_of_a_compressed_file_stops_the_job_or_costs_nothing(
+    tmp_path: Path, ending: str, data: st.DataObject
+) -> None:
+    """Where the rest of a file cannot be unpacked nobody can count its rows: the file is named. What is read is what was written."""
+    lines = [",".join(NAMES).encode(), *(_line(row, "csv") for row in range(ROWS))]
+    plain = b"\n".join(lines) + b"\n"
+    packed = bytearray(PACKERS[ending](plain))
+    at = data.draw(st.integers(0, len(packed) - 1), label="at")
+    if data.draw(st.booleans(), label="cut off"):
+        packed = packed[:at]
+    else:
+        packed[at] ^= data.draw(st.integers(1, 255), label="bits")
+    path = tmp_path / f"log.csv.{ending}"
+    path.write_bytes(bytes(packed))
+    found, named = CLEANED.empty_table(), None
+    try:
+        found = _cleaned(open_table(TableConfig(paths=(str(path),), format="csv"), field="source.events"))
+    except DataError as error:
+        named = error.value
+    if named is not None:
+        assert named == path.name
+        return
+    assert [row["user_id"] for row in found.to_pylist()] == [f"u{row}" for row in range(ROWS)]
+    assert found.column("reason").null_count == ROWS
+
+
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress}
+"""Both with a checksum at the end."""
+
+
 def _read(lines: list[bytes], format: str, folder: Path) -> pa.Table:
     header = [",".join(NAMES).encode()] if format == "csv" else []
     path = folder / f"log.{format}.gz"
     path.write_bytes(gzip.compress(b"\n".join([*header, *lines]) + b"\n"))
-    files = open_table(TableConfig(paths=(str(path),), format=format), field="source.events")
-    parts = []
+    return _cleaned(open_table(TableConfig(paths=(str(path),), format=format), field="source.events"))
+
+
+def _cleaned(files: list[TableFile]) -> pa.Table:
+    parts = [CLEANED.empty_table()]
     for _, block in read_whole(files, columns=dict(zip(NAMES, NAMES, strict=True))):
         if block.rows.num_rows:
             parts.append(clean_rows(block.rows, rules=RULES, file=0))

@@ -101,14 +101,35 @@ def test_a_damaged_file_is_named(tmp_path, name, format, content):
     assert caught.value.value == name
 
 
-def test_parquet_damaged_in_the_middle_is_named(tmp_path):
+def test_a_damaged_row_group_of_parquet_costs_its_own_rows(tmp_path):
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"a": [f"{i}" * 50 for i in range(2000)]}), path, compression="gzip", use_dictionary=False)
+    table = pa.table({"a": [f"{i}" * 50 for i in range(2000)]})
+    pq.write_table(table, path, compression="gzip", use_dictionary=False, row_group_size=500)
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
     data = bytearray(path.read_bytes())
-    data[100:400] = b"\xff" * 300
+    data[start + 30 : start + 330] = b"\xff" * 300
     path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"cannot be read as parquet"):
-        read(config(path), {"x": "a"})
+    blocks = [block for _, block in read_whole(open_table(config(path), field="f"), columns={"x": "a"})]
+    rows = [(row[ROW], row["x"]) for block in blocks for row in block.rows.to_pylist()]
+    assert rows == [(n + 1, f"{n}" * 50) for n in range(2000) if not 500 <= n < 1000]
+    broken = [line for block in blocks for line in block.broken]
+    assert [row for row, _ in broken] == list(range(501, 1001))
+    assert {text[:24] for _, text in broken} == {"row group 1 is damaged: "}
+
+
+def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": ["x"] * 10}), path)
+    files = open_table(config(path), field="f")
+
+    def unreadable(*_: object, **__: object) -> object:
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(tables, "_check_readable", unreadable)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        list(read_whole(files, columns={"x": "a"}))
 
 
 def test_a_truncated_gzip_is_named(tmp_path):
@@ -152,11 +173,12 @@ def test_text_of_parquet_that_is_not_utf8_comes_as_bytes(tmp_path, kind):
     assert block.rows.column("b").to_pylist() == ["x", "y"]
 
 
-def test_lists_of_text_that_is_not_utf8_are_a_damaged_file(tmp_path):
+def test_lists_of_text_that_is_not_utf8_are_damage(tmp_path):
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), invalid_text())
     pq.write_table(pa.table({"a": lists}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="UTF8"):
-        read(config(tmp_path), {"a": "a"})
+    (block,) = [block for _, block in read_whole(open_table(config(tmp_path), field="f"), columns={"a": "a"})]
+    assert (block.rows.num_rows, [row for row, _ in block.broken]) == (0, [1, 2])
+    assert "UTF8" in block.broken[0][1]
 
 
 def test_columns_within_objects_are_read_from_parquet_and_json_lines(tmp_path):

@@ -176,19 +176,41 @@ def _names(fields: Iterable[pa.Field], *, within: str = "") -> list[str]:
 
 
 def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> Iterator[Lines]:
+    """Row groups by themselves: one that is damaged costs its own rows. Checksums of pages are verified where the file has them."""
     first = piece.first_row
     try:
         with file.place.open_file() as opened:
-            batches = pq.ParquetFile(opened).iter_batches(
-                batch_size=_PARQUET_ROWS, row_groups=list(piece.groups), columns=list(columns)
-            )
-            for batch in batches:
-                row = pa.array(np.arange(first, first + batch.num_rows))
-                table = pa.table({name: _readable(_column(batch, name)) for name in columns})
-                yield Lines(table.append_column(ROW, row), [])
-                first += batch.num_rows
+            parquet = pq.ParquetFile(opened, page_checksum_verification=True)
+            for group in piece.groups:
+                rows, done = file.group_rows[group], 0
+                try:
+                    for block in _row_group(parquet, group, columns=columns, first=first):
+                        done += block.rows.num_rows
+                        yield block
+                except (OSError, pa.ArrowInvalid) as error:
+                    _check_readable(opened, parquet, group)
+                    text = f"row group {group} is damaged: {str(error).partition(chr(10))[0]}"
+                    empty = pa.table({**{name: pa.nulls(0) for name in columns}, ROW: pa.array([], pa.int64())})
+                    yield Lines(empty, [(first + row, text) for row in range(done, rows)])
+                first += rows
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(file.place, error, format=file.format, field="source") from error
+
+
+def _row_group(parquet: pq.ParquetFile, group: int, *, columns: Sequence[str], first: int) -> Iterator[Lines]:
+    for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], columns=list(columns)):
+        table = pa.table({name: _readable(_column(batch, name)) for name in columns})
+        yield Lines(table.append_column(ROW, pa.array(np.arange(first, first + batch.num_rows))), [])
+        first += batch.num_rows
+
+
+def _check_readable(opened: pa.NativeFile, parquet: pq.ParquetFile, group: int) -> None:
+    """Raises OSError where it is not the row group that is damaged but the storage that cannot be read."""
+    chunks = [parquet.metadata.row_group(group).column(n) for n in range(parquet.metadata.num_columns)]
+    for chunk in chunks:
+        start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+        opened.seek(start)
+        opened.read(chunk.total_compressed_size)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
