@@ -222,8 +222,7 @@ class OccasionSource:
         """Positive (moment, item) pairs in the user's log: what the occasions ask about at most."""
         history = user.history
         liked = self.vocabulary.labels(history) == 1.0
-        pairs = np.stack([history.time_N[liked], history.item_N[liked].astype(np.int64)])
-        return np.unique(pairs, axis=1).shape[1]
+        return len(set(zip(history.time_N[liked].tolist(), history.item_N[liked].tolist(), strict=True)))
 
 
 def _targets(
