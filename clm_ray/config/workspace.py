@@ -1,7 +1,7 @@
 """Folders of one workspace, and the pointers that say which dataset and which release are current.
 
 ROOT/datasets/ID/   ROOT/datasets/CURRENT      written by prepare
-ROOT/log/                                      the log as it was read, kept by prepare for the next time
+ROOT/log/                                      the log as it was read and what its buckets gave, kept by prepare for the next time
 ROOT/runs/NAME/                                written by train (checkpoints, best model, history)
 ROOT/evaluations/NAME/                         written by evaluate
 ROOT/releases/ID/   ROOT/releases/CURRENT      written by publish

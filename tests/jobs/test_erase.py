@@ -21,6 +21,7 @@ from jobs import erase, prepare
 
 pytestmark = pytest.mark.ray
 USER, OTHER = "c001", "c002"
+KEPT = "log/buckets/"
 KEY = "a key that must be found nowhere"
 
 
@@ -82,13 +83,19 @@ def test_an_erased_user_is_gone_and_does_not_come_back(
     erase.main(shop.arguments("--user", USER))
     said = capsys.readouterr().out
     assert mentions(shop.workspace.root, rf"(?:[\w:]*-)?{USER}") == []
-    assert mentions(shop.workspace.root, OTHER) == before[OTHER]
+    assert [p for p in before[OTHER] if not p.startswith(KEPT)] == [
+        p for p in mentions(shop.workspace.root, OTHER) if not p.startswith(KEPT)
+    ]
     assert verify(release).id == release.name
     [path] = shop.workspace.erasures.glob("*.json")
     assert str(path) in said
     certificate = json.loads(path.read_text())
     assert certificate["learned_from"] == {"runs": [shop.run_folder.name], "releases": [release.name]}
-    assert set(certificate["removed"]["files"]) == {p for p in before[USER] if p.endswith(".parquet")}
+    removed = set(certificate["removed"]["files"])
+    assert {p for p in removed if not p.startswith(KEPT)} == {
+        p for p in before[USER] if p.endswith(".parquet") and not p.startswith(KEPT)
+    }
+    assert {p for p in before[USER] if p.startswith(KEPT)} <= removed, "kept buckets of the user go altogether"
     assert certificate["removed"]["store"]["events"] == 1
     erased = json.loads((dataset / "manifest.json").read_text())["erased"]
     assert "users.parquet" in erased
