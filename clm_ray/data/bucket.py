@@ -197,11 +197,14 @@ class BucketBuilder:
         for occasion, size in zip(found, sizes, strict=True):
             mine, at = row_split[at : at + size], at + size
             if ((mine == TRAIN) | (mine == VALID)).any():
-                part = self.occasions.targets(user, [occasion])
-                each = mine if per_row else np.full(len(part), mine[0], np.int32)
-                keep = (each == TRAIN) | (each == VALID)
-                sampled.append(Targets(*(getattr(part, n)[keep] for n in TARGET_FIELDS)))
-                splits.append(each[keep])
+                part = self.occasions.sampled(user.user_id, occasion)
+                if per_row:
+                    keep = (mine == TRAIN) | (mine == VALID)
+                    sampled.append(Targets(*(getattr(part, n)[keep] for n in TARGET_FIELDS)))
+                    splits.append(mine[keep])
+                else:
+                    sampled.append(part)
+                    splits.append(np.full(len(part), mine[0], np.int32))
             if (mine > TRAIN).any():
                 shown.append((occasion, mine))
         if not sampled:

@@ -183,14 +183,15 @@ class OccasionSource:
 
     def targets(self, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
         """Sampled targets of the occasions (train and valid)."""
-        parts = [self._sample(user.user_id, occasion) for occasion in occasions]
+        parts = [self.sampled(user.user_id, occasion) for occasion in occasions]
         parts = [p for p in parts if len(p)]
         if not parts:
             empty = np.empty(0, np.float32)
             return Targets(np.empty(0, np.int32), empty, empty, empty, np.empty(0, np.int64), empty)
         return Targets(*(np.concatenate([getattr(p, name) for p in parts]) for name in TARGET_FIELDS))
 
-    def _sample(self, user_id: str, occasion: Occasion) -> Targets:
+    def sampled(self, user_id: str, occasion: Occasion) -> Targets:
+        """Sampled targets of one occasion."""
         if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
             return _targets(
                 occasion.time, occasion.shown_C, occasion.labels_C, occasion.weights_C, 0.0, occasion.ratings_C

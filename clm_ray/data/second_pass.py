@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def build_buckets(
     shared = ray.put((Dependencies.of(builder), frame))
 
     def build(block: pa.Table) -> pa.Table:
-        dependencies, frame = ray.get(shared)
+        dependencies, frame = _shared(shared)
         out = []
         for bucket in pc.unique(block.column("bucket")).to_pylist():
             whole = block.filter(pc.equal(block.column("bucket"), bucket)).drop_columns(["bucket"])
@@ -60,6 +61,13 @@ def build_buckets(
             _write_references(building, bucket, BucketResult())
     results = [done[bucket][0] for bucket in sorted(done)]
     return BuiltBuckets(results, frozenset(key for _, key, _ in done.values()), sum(t for _, _, t in done.values()))
+
+
+@lru_cache(maxsize=1)
+def _shared(reference: ray.ObjectRef) -> tuple[Dependencies, Frame]:
+    """Fetched once per process: what it remembers of each day serves the buckets that come after."""
+    found: tuple[Dependencies, Frame] = ray.get(reference)
+    return found
 
 
 def _bucket(
