@@ -9,8 +9,9 @@ Shape letters: B users, T tokens (start token first), C candidates of one user, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ class Scorer:
             calibration=description.calibration,
             columns=columns,
         )
+
+    def amended(self, catalogue: Catalogue, row_N: NDArray[np.int64], vector_ND: NDArray[np.float32]) -> Scorer:
+        """The same model with another catalogue (of `Catalogue.amended`) and, in the given rows, other item vectors."""
+        missing = len(catalogue) - len(self._item_ID)
+        item_ID = torch.cat([self._item_ID, self._item_ID[:1].expand(missing, -1)])  # at first as the unknown item
+        if len(row_N):
+            item_ID[torch.from_numpy(row_N)] = torch.from_numpy(vector_ND)
+        other = copy.copy(self)
+        other._item_ID = item_ID
+        other.source = replace(self.source, catalogue=catalogue)
+        return other
 
     @property
     def vocabulary(self) -> EventVocabulary:
@@ -263,6 +275,8 @@ class Scorer:
         query = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
         score = query @ self._item_ID.T
         score[:, 0] = float("-inf")
+        gone = self.items.gone_G
+        score[:, torch.from_numpy(gone.astype(np.int64))] = float("-inf")
         own = [own_items(state.history, vocabulary=self.vocabulary) for state in states]
         if not self.recipe.serve.repeat:
             for b, mine in enumerate(own):
@@ -271,7 +285,8 @@ class Scorer:
         found = [r[v > float("-inf")].numpy().astype(np.int32) for v, r in zip(best, rows, strict=True)]
         if not self.recipe.serve.repeat:
             return found
-        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(own, found, strict=True)]
+        offered = [o[~np.isin(o, gone)] for o in own]
+        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(offered, found, strict=True)]
 
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""

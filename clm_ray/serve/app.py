@@ -1,11 +1,13 @@
 """The application: plain classes become Ray Serve deployments here, and only here.
 
     Gateway ──▶ Profiler ──▶ ( Ranker ∥ Retention ) ──▶ answer
+       └──▶ Encoder ──▶ item vectors in the store
 
 Ray looks at the annotation of `build_app` to check its arguments, so this module must not postpone annotations
 (`from __future__ import annotations`): Ray would hand over an unchecked dict.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,20 @@ from ray.serve.handle import DeploymentHandle
 
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
 from clm_ray.serve.beside import OutcomesReplica, ShadowReplica
-from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.serve.catalogue import open_catalogue, recipe_of, thresholds_of
 from clm_ray.serve.drift import ScoreWatch
+from clm_ray.serve.encoder import Encoder
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import ExplainBatch, Explained, Hops, ProfileBatch, Profiled, RankBatch, Ranked
 from clm_ray.serve.http import build_http
+from clm_ray.serve.live_items import LiveItems, amended_scorer
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.retention import Retention, open_retention
 from clm_ray.serve.shadow import ShadowLine
 from clm_ray.serve.split import CHALLENGER, INCUMBENT, Challenger
 from clm_ray.serve.telemetry import ray_telemetry
 from clm_ray.store.clock import open_clock
+from clm_ray.store.items import ChangedItem
 from clm_ray.store.store import Store, open_store
 
 # Profiler and Ranker bring torch along; the replicas of the gateway and of retention load this module without it.
@@ -42,6 +47,7 @@ class GatewayReplica(Gateway):
         profiler: DeploymentHandle,
         ranker: DeploymentHandle,
         retention: DeploymentHandle,
+        encoder: DeploymentHandle,
         shadow: DeploymentHandle | None,
         outcomes: DeploymentHandle | None,
     ) -> None:
@@ -66,10 +72,12 @@ class GatewayReplica(Gateway):
             rank=ranker.rank.remote,
             retain=retention.retain.remote,
             explain=profiler.explain.remote,
+            encode=encoder.encode.remote,
             loaded={
                 "profiler": profiler.loaded.remote,
                 "ranker": ranker.loaded.remote,
                 "retention": retention.loaded.remote,
+                "encoder": encoder.loaded.remote,
             },
         )
         super().__init__(
@@ -102,8 +110,16 @@ class ProfilerReplica:
         def open_release(folder: Path) -> ProfilerRelease:
             return ProfilerRelease(Scorer.open(folder, threads=args.threads), thresholds_of(folder))
 
-        releases = Opened(_release(args), open_release=open_release, also=_also(args))
-        self._part = Profiler(releases=releases, store=_store(args), telemetry=ray_telemetry())
+        store, now = _store(args), _now(args)
+
+        def amend(release: ProfilerRelease, changes: Sequence[ChangedItem], at: int) -> ProfilerRelease:
+            return replace(release, scorer=amended_scorer(release.scorer, changes, at))
+
+        def live(release: ProfilerRelease, name: str) -> LiveItems[ProfilerRelease]:
+            return LiveItems(release, release=name, store=store, amend=amend, now=now)
+
+        releases = Opened(_release(args), open_release=open_release, live=live, also=_also(args))
+        self._part = Profiler(releases=releases, store=store, telemetry=ray_telemetry())
 
     async def loaded(self) -> str:
         """See `Profiler.loaded`."""
@@ -128,9 +144,13 @@ class RankerReplica:
         def open_release(folder: Path) -> Scorer:
             return Scorer.open(folder, threads=args.threads)
 
-        folder = _release(args)
-        watch = ScoreWatch(folder.parent, telemetry=ray_telemetry())
-        self._part = Ranker(releases=Opened(folder, open_release=open_release, also=_also(args)), watch=watch)
+        folder, store, now = _release(args), _store(args), _now(args)
+
+        def live(release: Scorer, name: str) -> LiveItems[Scorer]:
+            return LiveItems(release, release=name, store=store, amend=amended_scorer, now=now)
+
+        releases = Opened(folder, open_release=open_release, live=live, also=_also(args))
+        self._part = Ranker(releases=releases, watch=ScoreWatch(folder.parent, telemetry=ray_telemetry()))
 
     async def loaded(self) -> str:
         """See `Ranker.loaded`."""
@@ -149,6 +169,21 @@ class RetentionReplica(Retention):
         super().__init__(releases=releases, store=_store(args), telemetry=ray_telemetry())
 
 
+class EncoderReplica(Encoder):
+    """Opens the text tower of a release when there is something to encode for it."""
+
+    def __init__(self, args: AppArgs) -> None:
+        folder = _release(args)
+
+        def open_encoder(release: str) -> Any:
+            from clm_ray.model.encode import ItemEncoder
+
+            return ItemEncoder.open(folder.parent / release, threads=args.threads)
+
+        super().__init__(releases=(folder.name, *_also(args)), store=_store(args), open_encoder=open_encoder)
+        self.start()
+
+
 def build_app(args: AppArgs) -> Application:
     """The application of one release, ready for `serve.run` or a Serve config file.
 
@@ -161,6 +196,7 @@ def build_app(args: AppArgs) -> Application:
         "Profiler": _deployment("Profiler", ProfilerReplica, settled.profiler, settled.scaling),
         "Ranker": _deployment("Ranker", RankerReplica, settled.ranker, settled.scaling),
         "Retention": _deployment("Retention", RetentionReplica, settled.retention, settled.scaling),
+        "Encoder": _deployment("Encoder", EncoderReplica, settled.encoder, settled.scaling),
     }
     beside = _beside(settled)
     ingress = serve.ingress()(GatewayReplica)
@@ -215,6 +251,12 @@ def _release(args: AppArgs) -> Path:
 def _also(args: AppArgs) -> tuple[str, ...]:
     """The releases that answer beside the one that is served."""
     return () if args.split is None else (args.split.release,)
+
+
+def _now(args: AppArgs) -> Callable[[], int]:
+    """The endpoint's clock, µs."""
+    with _store(args) as store:
+        return open_clock(store, kind=recipe_of(_release(args)).serve.clock).now_us
 
 
 def _store(args: AppArgs) -> Store:

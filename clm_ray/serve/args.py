@@ -70,6 +70,8 @@ class TimeoutArgs(Strict):
     retention_s: float = Field(default=2.0, gt=0)
     explainer_s: float = Field(default=5.0, gt=0)
     """For the reasons of a slate, where they are asked for."""
+    encoder_s: float = Field(default=20.0, gt=0)
+    """For encoding items that were put; later they are durable all the same, and encoded by and by."""
     store_s: float = Field(default=2.0, gt=0)
     """For writing a slate to the log."""
 
@@ -136,6 +138,7 @@ class AppArgs(Strict):
     profiler: PartArgs = PartArgs()
     ranker: PartArgs = PartArgs()
     retention: PartArgs = PartArgs()
+    encoder: PartArgs = PartArgs(max_replicas=1)
     coalesce: CoalesceArgs = CoalesceArgs()
     timeouts: TimeoutArgs = TimeoutArgs()
     scaling: ScalingArgs = ScalingArgs()

@@ -104,6 +104,13 @@ def _user(request: RankRequest, served: ServedCatalogue) -> str:
     return served.known_as(request.user_id)
 
 
+def names_unknown_items(request: RankRequest, served: ServedCatalogue) -> bool:
+    """Whether a candidate is not offered, as far as is known here."""
+    if request.candidates is None or len(request.candidates) > served.recipe.serve.max_candidates:
+        return False
+    return not served.catalogue.offered(request.candidates).all()
+
+
 def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[np.int32] | None, list[str]]:
     """(rows, or None to retrieve them; unknown candidates that are left out)."""
     if request.candidates is None:
@@ -117,7 +124,7 @@ def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[
             fix="send fewer, or none at all",
         )
     wanted = list(dict.fromkeys(request.candidates))
-    row_C = served.catalogue.rows(wanted)
+    row_C = served.catalogue.offered(wanted)
     unknown = [item for item, row in zip(wanted, row_C, strict=True) if row == 0]
     if unknown and request.unknown_items == "refuse":
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""

@@ -49,12 +49,14 @@ from clm_ray.serve.answers import (
     slate_of,
 )
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
-from clm_ray.serve.asks import Ask, read_ask
+from clm_ray.serve.asks import Ask, names_unknown_items, read_ask
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.coalesce import Coalescer
 from clm_ray.serve.course import STORE, Course, cause_of
 from clm_ray.serve.hops import ExplainBatch, Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
 from clm_ray.serve.intake import admit, verdict_of
+from clm_ray.serve.items import Items
+from clm_ray.serve.live_items import EVERY_S, SOON_S, LiveItems, amended_catalogue
 from clm_ray.serve.observed import note_answers, note_events
 from clm_ray.serve.once import Once
 from clm_ray.serve.policy_desk import PolicyDesk
@@ -91,13 +93,20 @@ class Gateway:
     ) -> None:
         """`telemetry`: where metrics go; None: nowhere. `keep_answers_s`: how long answers of requests with an Idempotency-Key are kept, seconds. `folder`: of the release.
         `challenger`: answers its share of the users instead. `shadow`: is offered every answer that was logged."""
-        self._served = served
+        self._release = served.release
+        self._lives = {
+            one.release: LiveItems(one, release=one.release, store=store, amend=amended_catalogue, now=clock.now_us)
+            for one in (served, *([challenger.served] if challenger else []))
+        }
         self._store = store
         self._clock = clock
         self._hops = hops
         self._timeouts = timeouts
         self.telemetry = telemetry or unrecorded()
         self.policy = PolicyDesk(served=served, store=store, clock=clock)
+        self.items = Items(
+            live=self._lives[self._release], store=store, clock=clock, encode=hops.encode, encoder_s=timeouts.encoder_s
+        )
         self.users = Users(served=served, store=store, clock=clock, folder=folder)
         self._once = Once(store=store, clock=clock, keep_s=keep_answers_s)
         self._coalesce = coalesce
@@ -109,6 +118,11 @@ class Gateway:
             for one in (served, *([challenger.served] if challenger else []))
         }
 
+    @property
+    def _served(self) -> ServedCatalogue:
+        """The release, with its items as they were when the store was last asked. Rows keep their meaning, whenever that was."""
+        return self._lives[self._release].current
+
     # what callers ask
 
     async def recommend(self, request: RecommendRequest, *, key: str | None = None) -> Recommendation:
@@ -116,7 +130,7 @@ class Gateway:
 
         Raises RequestError (4xx), OverloadedError, ConflictError.
         """
-        ask = self._read(request)
+        ask = await self._read(request)
         if key is None:
             return await self._submit(ask)
         (outcome,) = await self._once.run([ask], key=key, body=request, answer=self._submit)
@@ -126,7 +140,7 @@ class Gateway:
 
     async def recommend_batch(self, request: BatchRequest, *, key: str | None = None) -> BatchAnswer:
         """A recommendation, or what is wrong, for each request. Raises ConflictError."""
-        asks = [self._read_or_error(one) for one in request.requests]
+        asks = [await self._read_or_error(one) for one in request.requests]
         outcomes: Sequence[Recommendation | BaseException]
         if key is None:
             outcomes = await asyncio.gather(*map(self._submit_or_error, asks), return_exceptions=True)
@@ -136,26 +150,40 @@ class Gateway:
 
     async def rank(self, request: RankRequest) -> Ranking:
         """Items in order: no decision, no action, nothing logged. Raises as `recommend` does."""
-        return ranking_of(await self._submit(self._read(request)))
+        return ranking_of(await self._submit(await self._read(request)))
 
     def _served_to(self, user_id: str | None) -> ServedCatalogue:
         """The release that answers this user; anonymous ones are answered by the one that is served."""
-        if self._challenger is None or user_id is None:
+        if self._challenger is None or user_id is None or not self._challenger.takes(self._served.known_as(user_id)):
             return self._served
-        return self._challenger.served if self._challenger.takes(self._served.known_as(user_id)) else self._served
+        return self._now(self._challenger.served)
 
-    def _read(self, request: RankRequest) -> Ask:
+    def _now(self, served: ServedCatalogue) -> ServedCatalogue:
+        """The release with its items as they were when the store was last asked. Rows keep their meaning, whenever that was."""
+        return self._lives[served.release].current
+
+    async def _read(self, request: RankRequest) -> Ask:
+        arrived = asyncio.get_running_loop().time()
+        await self._look(every_s=EVERY_S)
+        if names_unknown_items(request, self._served_to(request.user_id)):
+            await self._look(every_s=SOON_S)
         return read_ask(
             request,
             served=self._served_to(request.user_id),
             now=self._clock.now_us(),
-            arrived=asyncio.get_running_loop().time(),
+            arrived=arrived,
             request_id=request_ids.current(),
         )
 
-    def _read_or_error(self, request: RankRequest) -> Ask | ClmError:
+    async def _look(self, *, every_s: float) -> None:
+        """See which items are new, where that was last seen `every_s` ago."""
+        for live in self._lives.values():
+            if live.due(every_s=every_s):
+                await asyncio.to_thread(live.get, every_s=every_s)
+
+    async def _read_or_error(self, request: RankRequest) -> Ask | ClmError:
         try:
-            return self._read(request)
+            return await self._read(request)
         except ClmError as error:
             return error
 
@@ -184,6 +212,7 @@ class Gateway:
 
     async def events(self, request: EventsRequest) -> EventsAnswer:
         """Store what is right, say what is wrong. Raises StoreError when the store refuses: then nothing was kept."""
+        await self._look(every_s=EVERY_S)
         now = self._clock.now_us()
         admitted = admit(request.events, served=self._served, now=now)
         stored = []
@@ -249,7 +278,7 @@ class Gateway:
         return profiled.profiles
 
     async def _recommend(self, asks: list[Ask]) -> list[Recommendation]:
-        now, served = asyncio.get_running_loop().time, asks[0].served
+        now, served = asyncio.get_running_loop().time, self._now(asks[0].served)
         request_ids.about(ask.request_id for ask in asks if ask.request_id)
         course = Course.of(((ask.until, ask.request.deadline_ms) for ask in asks), now=now(), telemetry=self.telemetry)
         drafts = [
@@ -267,6 +296,7 @@ class Gateway:
                 draft.degraded += [] if profile.events else ["no_history"]
             await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
+        served = self._now(served)
         await self._log([draft for draft in drafts if draft.ask.live or draft.ask.claim], course)
         shown = [draft for draft in drafts if not draft.ask.ranks_only]
         note_answers(self.telemetry, shown, served=served, seconds=now() - course.started)
@@ -280,7 +310,7 @@ class Gateway:
 
     async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each draft its slate; where that fails it keeps the popular one."""
-        served = drafts[0].ask.served
+        served = self._now(drafts[0].ask.served)
         batch = RankBatch(
             release=served.release,
             states=profiled.states,
@@ -288,6 +318,8 @@ class Gateway:
             k=[draft.ask.k for draft in drafts],
         )
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
+        if ranked and max(one.row_K.max(initial=0) for one in ranked) >= len(served.catalogue):
+            await self._look(every_s=0.0)  # the ranker knows of an item that is newer than our last look
         for place, draft in enumerate(drafts):
             if ranked is None:
                 draft.degraded.append(cast(Degraded, trouble))
@@ -330,7 +362,7 @@ class Gateway:
             return
         for draft in drafts:
             draft.decision_id = uuid.uuid4().hex if draft.ask.live else None
-        served = drafts[0].ask.served
+        served = self._now(drafts[0].ask.served)
         slates = [slate_of(draft, served=served) for draft in drafts if draft.ask.live]
         now = asyncio.get_running_loop().time()
         for draft in drafts:

@@ -118,3 +118,5 @@ class Hops:
     """Part → the release it has loaded."""
     explain: Callable[[ExplainBatch], Awaitable[list[Explained]]] | None = None
     """None: answers have no reasons."""
+    encode: Callable[[], Awaitable[int]] | None = None
+    """Has items encoded that wait for it; None: nobody does."""

@@ -24,6 +24,7 @@ from clm_ray.messages import (
 )
 from clm_ray.serve import problems
 from clm_ray.serve.gateway import Gateway
+from clm_ray.serve.item_routes import add_item_routes
 from clm_ray.serve.observed import RequestCounts
 from clm_ray.serve.policy_routes import add_policy_routes
 from clm_ray.serve.request_ids import RequestIds
@@ -92,6 +93,7 @@ def build_http(gateway: Gateway, *, admin_token: str | None, name_answers: bool 
 
     add_policy_routes(app, gateway.policy, admin=admin)  # first: a user's id may end in anything
     add_user_routes(app, gateway.users, admin=admin)
+    add_item_routes(app, gateway.items)
 
     @app.get("/v1/version", response_model=Version, summary="What is being served, and its limits")
     async def version() -> Response:

@@ -38,6 +38,8 @@ class Ranker:
 
     def _rank(self, batch: RankBatch) -> list[Ranked]:
         scorer = self._releases.get(batch.release)
+        if _news(scorer, batch):
+            scorer = self._releases.get(batch.release, every_s=0.0)
         states = states_of(batch.states)
         rows = _candidates(scorer, states, batch)
         scores = scorer.click(states, rows)
@@ -50,6 +52,15 @@ def best(row_C: NDArray[np.int32], probability_C: NDArray[np.float32], *, k: int
     """The k most probable, best first; equal ones in the order of the catalogue, so that the same request has one answer."""
     order_K = np.lexsort((row_C, -probability_C))[:k]
     return Ranked(row_C[order_K], probability_C[order_K])
+
+
+def _news(scorer: Scorer, batch: RankBatch) -> bool:
+    """Whether the gateway knows of an item that is newer than our last look at the store."""
+    given = [rows for rows in batch.rows if rows is not None]
+    if any(rows.max(initial=0) >= len(scorer.items) for rows in given):
+        return True
+    gone_G = scorer.items.gone_G
+    return len(gone_G) > 0 and any(np.isin(rows, gone_G).any() for rows in given)
 
 
 def _candidates(scorer: Scorer, states: Sequence[UserState], batch: RankBatch) -> list[NDArray[np.int32]]:

@@ -42,6 +42,7 @@ class Lock(IntEnum):
     MIGRATION = 1
     APPEND = 2
     AUDIT = 3
+    ITEMS = 4
 
 
 def make_engine(url: str, *, create: bool, connections: int) -> Engine:

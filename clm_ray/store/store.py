@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, select
 
 from clm_ray.errors import StoreError
-from clm_ray.store import answers, audit, decisions, events, ledger
+from clm_ray.store import answers, audit, decisions, events, items, ledger
 from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
@@ -25,6 +25,7 @@ from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
 from clm_ray.store.erase import pending as pending_erasures
 from clm_ray.store.export import Exported, export
 from clm_ray.store.history import StoredHistory, pack, since
+from clm_ray.store.items import ChangedItem, Mark, PutItem
 from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
@@ -203,6 +204,38 @@ class Store:
         """The logged answers among these decision ids."""
         with self.reading() as connection:
             return decisions.slates_of(connection, decision_ids)
+
+    # items
+
+    def put_items(self, changes: Sequence[tuple[str, PutItem | None]], *, now: int) -> None:
+        """Put each item, or delete it (None). See `store.items`."""
+        with self.writing() as connection:
+            items.put(connection, changes, now=now)
+
+    def put_item_vectors(self, vectors: Sequence[tuple[str, int, bytes]], *, release: str) -> None:
+        """Keep vectors (item id, version, float32 bytes) that a release's encoder made."""
+        with self.writing() as connection:
+            items.put_vectors(connection, vectors, release=release)
+
+    def changed_items(self, *, release: str, after: Mark) -> tuple[list[ChangedItem], Mark]:
+        """What was put, deleted or encoded since `after`, and how far that is."""
+        with self.reading() as connection:
+            return items.changed(connection, release=release, after=after)
+
+    def unencoded_items(self, *, release: str, limit: int) -> list[ChangedItem]:
+        """Items that wait for their vector by this release's encoder."""
+        with self.reading() as connection:
+            return items.unencoded(connection, release=release, limit=limit)
+
+    def known_items(self, item_ids: Sequence[str]) -> set[str]:
+        """Those of these items that were ever put or deleted."""
+        with self.reading() as connection:
+            return set(items.numbers_of(connection, item_ids))
+
+    def item_page(self, *, after: str, limit: int) -> list[ChangedItem]:
+        """Items put or deleted, by id, from after `after`."""
+        with self.reading() as connection:
+            return items.page(connection, after=after, limit=limit)
 
     # the ledger
 

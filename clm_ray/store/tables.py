@@ -7,6 +7,7 @@
     retention_decisions   one per user and epoch
     served_slates         one per answer of the endpoint; refers to the retention decision that was in force
     kept_answers          answers of requests with an Idempotency-Key, until they expire
+    changed_items         items put or deleted since the release's catalogue was made;  changed_vectors  theirs, for each release
     erased_users          who was erased, by hash, and when: nothing of the time before comes back
     shadow_slates         what a release that is only watched would have answered
     budgets, reservations the ledger, in millionths of the currency so that sums are exact
@@ -119,6 +120,28 @@ KEPT_ANSWERS = Table(
     Index("kept_answers_token", "token"),
     Index("kept_answers_user", "user_id"),
     Index("kept_answers_expiry", "expires_at"),
+)
+
+CHANGED_ITEMS = Table(
+    "changed_items",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("item_id", String, nullable=False, unique=True),
+    Column("version", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("record", Text),
+    Index("changed_items_version", "version"),
+)
+
+CHANGED_VECTORS = Table(
+    "changed_vectors",
+    METADATA,
+    Column("release", String, primary_key=True),
+    Column("item_id", String, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+    Index("changed_vectors_change", "release", "change"),
 )
 
 ERASED_USERS = Table(

@@ -71,7 +71,9 @@ def gateway(served: ServedCatalogue, store: Store, parts: Parts) -> Gateway:
         clock=Clock(kind="wall", wall=lambda: NOW),
         hops=parts.hops(),
         coalesce=CoalesceArgs(),
-        timeouts=TimeoutArgs(profiler_s=0.3, ranker_s=0.3, retention_s=0.3, explainer_s=0.3, store_s=5.0),
+        timeouts=TimeoutArgs(
+            profiler_s=0.3, ranker_s=0.3, retention_s=0.3, explainer_s=0.3, encoder_s=0.3, store_s=5.0
+        ),
     )
 
 

@@ -120,6 +120,14 @@ class Parts:
             for ask, rows in zip(batch.asks, batch.rows, strict=True)
         ]
 
+    async def encode(self) -> int:
+        """A vector for every item that waits."""
+        await self._meet("encoder")
+        assert self.store is not None
+        waiting = self.store.unencoded_items(release="r1", limit=100)
+        self.store.put_item_vectors([(one.item_id, one.version, b"") for one in waiting], release="r1")
+        return len(waiting)
+
     def hops(self) -> Hops:
         async def loaded() -> str:
             await self._meet("loaded")
@@ -131,4 +139,5 @@ class Parts:
             retain=self.retain,
             loaded={"profiler": loaded, "ranker": loaded},
             explain=self.explain,
+            encode=self.encode,
         )

@@ -160,6 +160,8 @@ def test_openapi_describes_what_is_really_sent(http: TestClient) -> None:
         "/v1/recommend/batch",
         "/v1/rank",
         "/v1/events",
+        "/v1/items",
+        "/v1/items/{item_id}",
         "/v1/users/{user_id}",
         "/v1/users/{user_id}/profile",
         "/v1/users/{user_id}/export",
