@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from clm_ray.client import Client
-from clm_ray.errors import EndpointError, ForbiddenError, OverloadedError, RequestError
+from clm_ray.client import AsyncClient, Client
+from clm_ray.errors import ConflictError, EndpointError, ForbiddenError, OverloadedError, RequestError
 from clm_ray.messages import MAX_EVENTS, Event, Problem
 
 VERSION: dict[str, Any] = {
@@ -26,8 +28,32 @@ VERSION: dict[str, Any] = {
 }
 
 
+class Blocking:
+    """An asynchronous client, each of whose methods is waited for."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def wait(*args: Any, **named: Any) -> Any:
+            async def ask() -> Any:
+                return await getattr(self._client, name)(*args, **named)
+
+            return asyncio.run(ask())
+
+        return wait
+
+
+@pytest.fixture(params=["sync", "async"], autouse=True)
+def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is about both clients."""
+    monkeypatch.setattr(Endpoint, "asynchronous", request.param == "async")
+
+
 class Endpoint:
     """Answers from a list, remembers what it was asked; an exception in the list is raised."""
+
+    asynchronous = False
 
     def __init__(self, *answers: httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]) -> None:
         self.answers = list(answers)
@@ -39,11 +65,19 @@ class Endpoint:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer if isinstance(answer, httpx.Response) else answer(request)
+        given = answer if isinstance(answer, httpx.Response) else answer(request)
+        # A response can be read once; parameters of tests are shared.
+        return httpx.Response(given.status_code, headers=given.headers, content=given.content)
 
-    def client(self, **options: Any) -> Client:
+    def client(self, **options: Any) -> Any:
         transport = httpx.MockTransport(self)
-        return Client("http://shop", transport=transport, sleep=self.pauses.append, **options)
+        if not self.asynchronous:
+            return Client("http://shop", transport=transport, sleep=self.pauses.append, **options)
+
+        async def sleep(seconds: float) -> None:
+            self.pauses.append(seconds)
+
+        return Blocking(AsyncClient("http://shop", transport=transport, sleep=sleep, **options))
 
 
 def problem(status: int, **fields: Any) -> httpx.Response:
@@ -177,3 +211,58 @@ def test_something_else_at_the_address_is_said() -> None:
     endpoint = Endpoint(httpx.Response(200, text="<html>welcome</html>"))
     with pytest.raises(EndpointError, match="not a Version"):
         endpoint.client().version()
+
+
+RECOMMENDATION: dict[str, Any] = {
+    "decision_id": "d",
+    "user_id": "u",
+    "time": 1,
+    "release": "r1",
+    "items": [],
+    "profile": None,
+    "retention": None,
+    "degraded": [],
+}
+
+
+def test_a_repeated_recommendation_carries_the_same_key_and_another_one_another() -> None:
+    answer = httpx.Response(200, json=RECOMMENDATION)
+    endpoint = Endpoint(httpx.Response(503), answer, answer)
+    client = endpoint.client()
+    client.recommend("u")
+    client.recommend("u", idempotency_key="mine")
+    first, again, other = (request.headers["idempotency-key"] for request in endpoint.requests)
+    assert first == again
+    assert (len(first), other) == (32, "mine")
+
+
+def test_a_conflict_is_repeated_only_where_the_endpoint_says_when_to_come_back() -> None:
+    busy = problem(409)
+    busy.headers["Retry-After"] = "1"
+    endpoint = Endpoint(busy, httpx.Response(200, json=RECOMMENDATION))
+    assert endpoint.client().recommend("u").decision_id == "d"
+    endpoint = Endpoint(problem(409, field="Idempotency-Key"))
+    with pytest.raises(ConflictError):
+        endpoint.client().recommend("u")
+    assert len(endpoint.requests) == 1
+
+
+def test_all_pages_come_together() -> None:
+    pages = [
+        {"user_id": "u", "time": 1, "release": "r", "records": [{"kind": "events", "data": {"n": n}}], "next": after}
+        for n, after in enumerate(["a", "b", None])
+    ]
+    endpoint = Endpoint(*(httpx.Response(200, json=page) for page in pages))
+    assert [record.data["n"] for record in endpoint.client().export_user("a/b")] == [0, 1, 2]
+    assert [request.url.params.get("cursor") for request in endpoint.requests] == [None, "a", "b"]
+    assert endpoint.requests[0].url.raw_path == b"/v1/users/a%2Fb/export"
+
+
+def test_both_clients_have_the_same_methods_with_their_descriptions() -> None:
+    def methods(kind: type) -> dict[str, str | None]:
+        own = {"close", "aclose"}
+        return {name: inspect.getdoc(m) for name, m in vars(kind).items() if name[0] != "_" and name not in own}
+
+    assert methods(Client) == methods(AsyncClient)
+    assert all(methods(Client).values())
+    assert "recommend_batch" in methods(Client)

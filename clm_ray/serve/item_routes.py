@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 
+from clm_ray.messages import Problem
 from clm_ray.messages.items import MAX_ITEMS, ItemDeleted, ItemPage, ItemsAnswer, ItemsRequest
 from clm_ray.serve.items import Items
 from clm_ray.serve.routes import json_of
@@ -26,7 +27,11 @@ def add_item_routes(app: FastAPI, items: Items) -> None:
         return json_of(await items.page(cursor=cursor, limit=limit))
 
     @app.delete(
-        "/v1/items/{item_id:path}", response_model=ItemDeleted, summary="Offer an item no longer", tags=["items"]
+        "/v1/items/{item_id:path}",
+        response_model=ItemDeleted,
+        responses={404: {"model": Problem, "description": "Nobody ever heard of the item"}},
+        summary="Offer an item no longer",
+        tags=["items"],
     )
     async def delete(item_id: str) -> Response:
         return json_of(await items.delete(item_id))

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from ports import free_ports
 from scraped import scrape, until
-from tiny_release import write_release
+from tiny_text_release import write_text_release
 
-from clm_ray.client import Client
+from clm_ray.client import AsyncClient, Client
 from clm_ray.config.workspace import Workspace
-from clm_ray.errors import ForbiddenError, RequestError
+from clm_ray.errors import ConflictError, ForbiddenError, RequestError
 from clm_ray.features.history import EMPTY
+from clm_ray.messages import Ranking, Recommendation
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.serve import measures
 from clm_ray.serve.args import AppArgs, PartArgs, TimeoutArgs
@@ -56,7 +64,7 @@ class Endpoint:
 def endpoint(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     folder = tmp_path_factory.mktemp("endpoint")
     workspace = Workspace(folder / "shop")
-    write_release(workspace, "r1", seed=1)
+    write_text_release(workspace, "r1", seed=1)
     token = folder / "token"
     token.write_text(TOKEN, encoding="utf-8")
     one = PartArgs(max_replicas=1)
@@ -148,6 +156,94 @@ def test_refusals_reach_the_caller_with_field_and_fix(client: Client, endpoint: 
     assert (broken.status_code, broken.headers["content-type"]) == (400, "application/problem+json")
 
 
+def test_the_first_reason_is_what_happens_without_its_event(client: Client) -> None:
+    moment = client.version().time
+    events = [
+        {"event_type": "purchase", "item_id": item, "value": 5.0, "timestamp": moment - (days + 1) * 86_400_000_000}
+        for days, item in enumerate(["i01", "i04", "i09"])
+    ]
+
+    def ask(recent: list[dict[str, Any]]) -> Ranking:
+        return client.rank(anonymous=True, candidates=["i04"], recent_events=recent, explain=True, as_of=moment)
+
+    (item,) = ask(events).items
+    assert item.reasons
+    top = item.reasons[0]
+    (without,) = ask([event for event in events if event["timestamp"] != top.time]).items
+    assert item.probability is not None
+    assert without.probability is not None
+    assert item.probability - without.probability == pytest.approx(top.effect, abs=1e-6)
+    assert abs(top.effect) > 1e-5
+
+
+def test_an_answer_has_the_id_of_its_request_once(endpoint: Endpoint) -> None:
+    for given in ({"X-Request-Id": "shop-17"}, {}):
+        response = httpx.get(f"{endpoint.url}/v1/version", headers=given)
+        (found,) = response.headers.get_list("x-request-id")
+        assert found == given.get("X-Request-Id", found)
+    refused = httpx.post(f"{endpoint.url}/v1/rank", json={}, headers={"X-Request-Id": "shop-18"})
+    assert refused.json()["request_id"] == "shop-18"
+
+
+def test_the_asynchronous_client_and_a_key_that_was_used(endpoint: Endpoint) -> None:
+    async def ask() -> tuple[list[Recommendation], int]:
+        async with AsyncClient(endpoint.url) as client:
+            same = [client.recommend("key-user", idempotency_key="k-1") for _ in range(4)]
+            answers = await asyncio.gather(*same)
+            try:
+                await client.recommend("key-user", k=1, idempotency_key="k-1")
+            except ConflictError as error:
+                return answers, error.status
+            return answers, 200
+
+    answers, status = asyncio.run(ask())
+    assert status == 409
+    assert len({answer.decision_id for answer in answers}) == 1
+    assert answers[0].decision_id
+
+
+def test_an_item_that_is_put_is_encoded_ranked_and_retrieved(client: Client) -> None:
+    (verdict,) = client.put_items([{"item_id": "tea/1", "text": "text of tea", "categories": ["fruit"]}])
+    assert (verdict.status, verdict.note) == ("rankable", None)
+    (shown,) = client.recommend("ann", candidates=["tea/1"], explain=True).items
+    assert shown.text == "text of tea"
+    assert shown.probability is not None
+    assert 0 < shown.probability < 1
+    assert client.events([{"user_id": "fay", "event_type": "purchase", "item_id": "tea/1", "value": 3.0}]).accepted == 1
+    retrieved = client.rank("fay", k=20).items
+    assert "tea/1" in [item.item_id for item in retrieved], "what she bought comes first"
+    client.delete_item("i12")
+    with pytest.raises(RequestError):
+        client.recommend("ann", candidates=["i12"])
+    assert "i12" not in [item.item_id for item in client.rank("ann", k=20).items]
+    assert {item.item_id: item.deleted for item in client.items()} == {"tea/1": False, "i12": True}
+
+
+def test_an_erased_user_is_a_stranger(client: Client) -> None:
+    client.events([{"event_id": "gus-1", "user_id": "gus", "event_type": "click", "item_id": "i02"}])
+    client.put_user("gus", consent=True, timezone="Asia/Tokyo")
+    assert client.recommend("gus").profile is not None
+    kinds = {record.kind for record in client.export_user("gus")}
+    assert {"events", "users", "served_slates", "retention_decisions"} <= kinds
+    assert client.erase_user("gus").removed["events"] == 1
+    assert client.export_user("gus") == []
+    assert client.profile("gus").profile.stage == "prospect"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+def test_the_curl_examples_of_the_documentation_work(endpoint: Endpoint) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text(encoding="utf-8")
+    scripts = [block for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL) if "curl" in block]
+    assert len(scripts) >= 6
+    for script in scripts:
+        here = script.replace("http://127.0.0.1:8000", endpoint.url).replace("curl -s", "curl -sS --fail-with-body")
+        environment = {**os.environ, "CLM_ADMIN_TOKEN": TOKEN}
+        done = subprocess.run(
+            ["bash", "-euc", here], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{here}\n{done.stdout}{done.stderr}"
+
+
 def test_many_callers_at_once_get_their_own_answers(client: Client) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda n: client.recommend(f"user-{n}", candidates=[f"i{n % 12 + 1:02d}"]), range(48)))
@@ -175,7 +271,7 @@ def test_metrics_are_where_prometheus_scrapes_them(client: Client, endpoint: End
     for measure in RECORDED_BY_NOW:
         assert set(measure.exported) <= names, measure.name
     hops = {tags["hop"] for name, tags, _ in scrape() if name == "ray_clm_hop_seconds_count"}
-    assert hops == {"profiler", "ranker", "retention", "store", "batch"}
+    assert hops == {"profiler", "ranker", "retention", "explainer", "store", "batch"}
     operations = {tags["operation"] for name, tags, _ in scrape() if name == "ray_clm_store_seconds_count"}
     assert operations == {"append_events", "log_slates", "histories", "decisions"}
 
@@ -184,7 +280,7 @@ def test_metrics_are_where_prometheus_scrapes_them(client: Client, endpoint: End
 
 
 def test_a_new_current_release_is_rolled_out_without_losing_a_request(client: Client, endpoint: Endpoint) -> None:
-    write_release(endpoint.workspace, "r2", seed=2)
+    write_text_release(endpoint.workspace, "r2", seed=2)
     moment = client.version().time
     old = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
     with ThreadPoolExecutor(2) as pool:
@@ -192,9 +288,12 @@ def test_a_new_current_release_is_rolled_out_without_losing_a_request(client: Cl
         during = []
         while not rollout.done():
             during.append(client.recommend("eve", candidates=CANDIDATES, as_of=moment))
-    assert rollout.result().parts == dict.fromkeys(("gateway", "profiler", "ranker", "retention"), "r2")
+    assert rollout.result().parts == dict.fromkeys(("gateway", "profiler", "ranker", "retention", "encoder"), "r2")
     new = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
     assert (old.release, new.release) == ("r1", "r2")
+    assert [item.item_id for item in client.recommend("eve", candidates=["tea/1"]).items] == ["tea/1"], (
+        "what was put is encoded by the new release too"
+    )
     for answer in during:
         assert answer.items == {"r1": old, "r2": new}[answer.release].items, (
             "never rows of one release, scores of another"
