@@ -8,11 +8,15 @@ from typing import Any
 import jsonschema
 import pytest
 from fastapi.testclient import TestClient
-from serve_fakes import ADMIN, NOW, Parts
+from serve_fakes import ADMIN, NOW
+
+from clm_ray.decide.controls import stop_actions
+from clm_ray.store.store import Store
 
 EVENT = {"event_id": "e", "user_id": "u", "event_type": "click", "item_id": "i1"}
 ITEM = {"item_id": "new", "text": "text", "categories": ["fruit"], "numeric": {"p": 1.0}, "available_from": NOW - 5}
 ASK = {"user_id": "u", "candidates": ["i1", "nope"], "unknown_items": "skip", "explain": True, "debug": True, "k": 2}
+SAID = {"by": "ann", "reason": "a test"}
 RECENT = [{"event_type": "click", "item_id": "i3"}]
 
 GOOD: list[tuple[str, str, Any]] = [
@@ -29,6 +33,13 @@ GOOD: list[tuple[str, str, Any]] = [
     ("get", "/v1/items", None),
     ("delete", "/v1/items/new", None),
     ("delete", "/v1/users/u", None),
+    ("put", "/v1/users/u/channels", {"channels": {"email": True}}),
+    ("get", "/v1/policy", None),
+    ("put", "/v1/policy/kill-switch", {"on": True, **SAID}),
+    ("post", "/v1/policy/set-free", {"key": "guardrail:complaints:coupon_small", **SAID}),
+    ("get", "/v1/approvals", None),
+    ("post", "/v1/approvals", {"kind": "new_action", "subject": "letter", **SAID}),
+    ("post", "/v1/approvals/{asked}", {"status": "refused", **SAID}),
     ("get", "/v1/version", None),
     ("get", "/healthz", None),
     ("get", "/readyz", None),
@@ -82,10 +93,15 @@ def answer(http: TestClient, method: str, path: str, body: object) -> Any:
 
 @pytest.mark.parametrize(("method", "path", "body"), GOOD)
 def test_answers_and_the_requests_they_answer_are_as_described(
-    http: TestClient, spec: dict[str, Any], parts: Parts, method: str, path: str, body: object
+    http: TestClient, spec: dict[str, Any], store: Store, method: str, path: str, body: object
 ) -> None:
     if method == "delete" and path.startswith("/v1/items"):
         answer(http, "put", "/v1/items", {"items": [ITEM]})
+    if path.endswith("/set-free"):
+        stop_actions(store, "complaints", action="coupon_small", reason="complaints", now=NOW - 1)
+    if path.endswith("/{asked}"):
+        asked = answer(http, "post", "/v1/approvals", {"kind": "new_action", "subject": "letter", **SAID}).json()
+        path = path.format(asked=asked["approval_id"])
     described = operation(spec, method, path)
     if body is not None:
         check(body, described["requestBody"]["content"]["application/json"]["schema"], spec)
