@@ -71,7 +71,7 @@ PREDICTION_DRIFT = Measure(
     "clm_prediction_drift",
     "gauge",
     ("release", "candidates"),
-    "Population stability index of the scores of the last half to whole window against the release's reference scores",
+    "Population stability index of the scores of the last hour against the release's reference scores",
 )
 OUTCOME_SLATES = Measure(
     "clm_outcome_slates",
