@@ -69,6 +69,11 @@ class Condition(Section):
             raise ValueError("if_missing goes with one_of, below or at_least")
         return self
 
+    def asks_behaviour(self) -> bool:
+        """Whether it asks a feature anywhere."""
+        inner = (part for name in _JOINED for part in getattr(self, name) or ())
+        return self.feature is not None or any(part.asks_behaviour() for part in inner)
+
     def columns(self) -> frozenset[str]:
         """The columns of the user table that it reads."""
         own = {self.column} if self.column is not None else set()
@@ -112,6 +117,10 @@ class RuleConfig(Section):
 
     @model_validator(mode="after")
     def _some_effect(self) -> RuleConfig:
+        if (self.exclude_items or self.require_items) and self.when is not None and self.when.asks_behaviour():
+            raise ValueError(
+                f"rule {self.name} is about items: its condition can ask the stage and columns, no feature"
+            )
         if not (self.exclude_actions or self.require_actions or self.exclude_items or self.require_items):
             raise ValueError(f"rule {self.name} has no effect: exclude or require actions or items")
         if NO_ACTION in self.exclude_actions:

@@ -314,6 +314,8 @@ class Recommendation(Answer):
     items: list[RecommendedItem]
     skipped: list[str] | None = None
     """With `unknown_items: skip`: the candidates that are not in the catalogue."""
+    item_rules: list[str] | None = None
+    """With `explain`: the rules of the policy that kept items from this user, where there were any."""
     profile: Profile | None
     retention: RetentionAction | None
     """Null: no action is to be taken; see `retention_reason`."""
@@ -337,6 +339,8 @@ class Ranking(Answer):
     items: list[RecommendedItem]
     skipped: list[str] | None = None
     """With `unknown_items: skip`: the candidates that are not in the catalogue."""
+    item_rules: list[str] | None = None
+    """With `explain`: the rules of the policy that kept items from this user, where there were any."""
     degraded: list[Degraded]
     """Empty for a full answer."""
     timings: dict[str, float] | None = None

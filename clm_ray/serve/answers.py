@@ -28,6 +28,7 @@ from clm_ray.serve.asks import Ask
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.course import Course
 from clm_ray.serve.hops import Explained, Moved, Ranked
+from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, without
 from clm_ray.serve.problems import problem_of
 from clm_ray.store.answers import Kept
 from clm_ray.store.records import ServedSlate
@@ -49,6 +50,7 @@ class Draft:
     decision_id: str | None = None
     kept: Recommendation | None = None
     explained: Explained | None = None
+    forbidden: Forbidden = NONE_FORBIDDEN
 
     @property
     def scored(self) -> bool:
@@ -56,20 +58,29 @@ class Draft:
         return len(self.ranked.row_K) > 0 and not np.isnan(self.ranked.probability_K).any()
 
 
-def popular_slate(ask: Ask, *, served: ServedCatalogue) -> Ranked:
-    """The most popular of the candidates, unscored: what is shown when nobody ranks."""
+def first_draft(ask: Ask, *, served: ServedCatalogue) -> Draft:
+    """What is shown when nobody profiles or ranks: the most popular of the candidates that no stage forbids, unscored."""
+    forbidden = served.forbidden(ask.user_id, stage=None)
+    ranked = popular_slate(ask, served=served, forbidden=forbidden)
+    return Draft(ask=ask, ranked=ranked, retention_reason=ask.why_not, forbidden=forbidden)
+
+
+def popular_slate(ask: Ask, *, served: ServedCatalogue, forbidden: Forbidden = NONE_FORBIDDEN) -> Ranked:
+    """The most popular of the candidates that may be shown, unscored."""
     if ask.row_C is None:
-        row_K = served.popular_I[: ask.k]
+        row_K = without(served.popular_I[: ask.k + len(forbidden.row_F)], forbidden)[: ask.k]
     else:
-        row_K = ask.row_C[np.argsort(served.popular_place_I[ask.row_C], kind="stable")][: ask.k]
+        row_C = without(ask.row_C, forbidden)
+        row_K = row_C[np.argsort(served.popular_place_I[row_C], kind="stable")][: ask.k]
     return Ranked(row_K, np.full(len(row_K), np.nan, np.float32))
 
 
 def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32] | None:
-    """The rows to rank: those given; for a user without a history what is popular; else None, to be retrieved."""
+    """The rows to rank, without forbidden ones: those given; for a user without a history what is popular; else None, to be retrieved."""
     if draft.ask.row_C is None and "no_history" in draft.degraded:
-        return served.popular_I[: max(served.recipe.serve.retrieve, draft.ask.k)]
-    return draft.ask.row_C
+        count = max(served.recipe.serve.retrieve, draft.ask.k)
+        return without(served.popular_I[: count + len(draft.forbidden.row_F)], draft.forbidden)[:count]
+    return None if draft.ask.row_C is None else without(draft.ask.row_C, draft.forbidden)
 
 
 def slate_of(draft: Draft, *, served: ServedCatalogue) -> ServedSlate:
@@ -114,6 +125,8 @@ def answer_of(draft: Draft, *, served: ServedCatalogue, course: Course, ended: f
         degraded=draft.degraded,
     )
     asked: dict[str, Any] = {"arm": served.arm} if served.arm else {}
+    if ask.request.explain and draft.forbidden.rules:
+        asked["item_rules"] = list(draft.forbidden.rules)
     if ask.request.unknown_items == "skip":
         asked["skipped"] = ask.skipped
     if ask.request.debug:

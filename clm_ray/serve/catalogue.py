@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from clm_ray.config.policy import Stage
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.data.clean import Rules, rules_of
 from clm_ray.errors import ReleaseError
@@ -21,6 +22,7 @@ from clm_ray.features.events import EventVocabulary
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
+from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, ItemRules
 from clm_ray.serve.popular import popular_rows
 
 
@@ -37,9 +39,18 @@ class ServedCatalogue:
     arm: str = ""
     """Which arm of a split this release is; empty where there is no split."""
 
+    item_rules: ItemRules | None = None
+    """Rules about items; None where the policy has none."""
+
     def known_as(self, user_id: str) -> str:
         """The id under which everything behind the gateway knows a caller's user."""
         return user_id if self.pseudonyms is None else self.pseudonyms.of(user_id)
+
+    def forbidden(self, user_id: str, *, stage: Stage | None) -> Forbidden:
+        """What rules about items say of this user. `stage`: None where it is not known."""
+        if self.item_rules is None:
+            return NONE_FORBIDDEN
+        return self.item_rules.forbidden(user_id, stage=stage, catalogue=self.catalogue)
 
     @cached_property
     def popular_place_I(self) -> NDArray[np.int64]:
@@ -99,6 +110,7 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
         vocabulary=EventVocabulary(recipe.event_types),
         popular_I=popular_rows(statistics, items=len(catalogue)),
         pseudonyms=pseudonyms,
+        item_rules=ItemRules.open(folder, recipe.policy),
     )
 
 

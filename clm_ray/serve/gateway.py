@@ -42,6 +42,7 @@ from clm_ray.serve.answers import (
     Draft,
     answer_of,
     candidates_of,
+    first_draft,
     kept_of,
     popular_slate,
     ranking_of,
@@ -281,9 +282,7 @@ class Gateway:
         now, served = asyncio.get_running_loop().time, self._now(asks[0].served)
         request_ids.about(ask.request_id for ask in asks if ask.request_id)
         course = Course.of(((ask.until, ask.request.deadline_ms) for ask in asks), now=now(), telemetry=self.telemetry)
-        drafts = [
-            Draft(ask=ask, ranked=popular_slate(ask, served=served), retention_reason=ask.why_not) for ask in asks
-        ]
+        drafts = [first_draft(ask, served=served) for ask in asks]
         wanted = [ProfileAsk(ask.user_id, ask.time, ask.recent) for ask in asks]
         profiled, trouble = await self._profiled(served.release, wanted, course)
         if profiled is None:
@@ -293,6 +292,8 @@ class Gateway:
         else:
             for draft, profile in zip(drafts, profiled.profiles, strict=True):
                 draft.profile = profile
+                draft.forbidden = served.forbidden(draft.ask.user_id, stage=profile.stage)
+                draft.ranked = popular_slate(draft.ask, served=served, forbidden=draft.forbidden)
                 draft.degraded += [] if profile.events else ["no_history"]
             await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
@@ -316,6 +317,7 @@ class Gateway:
             states=profiled.states,
             rows=[candidates_of(draft, served=served) for draft in drafts],
             k=[draft.ask.k for draft in drafts],
+            forbidden=[d.forbidden.row_F for d in drafts] if any(len(d.forbidden.row_F) for d in drafts) else [],
         )
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
         if ranked and max(one.row_K.max(initial=0) for one in ranked) >= len(served.catalogue):

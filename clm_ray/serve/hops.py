@@ -7,7 +7,7 @@ out, a replica of either side opens the other's release rather than mixing them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,14 @@ class Profiled:
 
 @dataclass(frozen=True)
 class RankBatch:
-    """To the ranker. `rows`: per user the candidate rows, or None to retrieve them; `k`: items wanted."""
+    """To the ranker. `rows`: per user the candidate rows, or None to retrieve them; `k`: items wanted; `forbidden`: per user the rows that may not
+    be retrieved, empty where nobody has such."""
 
     release: str
     states: bytes
     rows: list[NDArray[np.int32] | None]
     k: list[int]
+    forbidden: list[NDArray[np.int32]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

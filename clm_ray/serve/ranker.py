@@ -68,5 +68,9 @@ def _candidates(scorer: Scorer, states: Sequence[UserState], batch: RankBatch) -
     if not missing:
         return [rows for rows in batch.rows if rows is not None]
     count = max(scorer.recipe.serve.retrieve, max(batch.k[place] for place in missing))
-    retrieved = dict(zip(missing, scorer.retrieve([states[place] for place in missing], count=count), strict=True))
+    most = count + max((len(row_F) for row_F in batch.forbidden), default=0)  # so that enough are left
+    retrieved = dict(zip(missing, scorer.retrieve([states[place] for place in missing], count=most), strict=True))
+    for place in missing if batch.forbidden else ():
+        row_C = retrieved[place]
+        retrieved[place] = row_C[~np.isin(row_C, batch.forbidden[place])][:count]
     return [retrieved[place] if rows is None else rows for place, rows in enumerate(batch.rows)]
