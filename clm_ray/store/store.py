@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
-from clm_ray.errors import StoreError
 from clm_ray.store import answers, audit, decisions, events, items, ledger
 from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
+from clm_ray.store.commit import GroupCommit, Work
 from clm_ray.store.contacts import forget_channels
 from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
 from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
@@ -74,6 +74,7 @@ class Store:
     def __init__(self, engine: Engine, *, wall: Callable[[], int]) -> None:
         self._engine = engine
         self._wall = wall
+        self._commits = GroupCommit(engine)
 
     def __enter__(self) -> Store:
         return self
@@ -95,6 +96,13 @@ class Store:
         """A transaction that may write; durable when left without an error, undone otherwise."""
         return writing(self._engine)
 
+    def write(self, work: Work[T], *, cancelled: Event | None = None) -> T:
+        """Run `work` in a transaction, which it may share with other calls of this process; what it returns is durable.
+
+        Prefer this to `writing` where calls are many and small. `work` may be run more than once. See `store.commit`.
+        """
+        return self._commits.run(work, cancelled=cancelled)
+
     # events and histories
 
     def append_events(self, batch: Sequence[StoredEvent], *, received_at: int) -> list[Verdict]:
@@ -104,9 +112,12 @@ class Store:
         """
         with self.reading() as connection:
             known = events.ids_in_base(connection, batch)
-        with self.writing() as connection:
+
+        def work(connection: Connection, _audited: list[AuditEntry]) -> list[Verdict]:
             erased = erased_at(connection, (event.user_id for event in batch))
             return events.append(connection, batch, known=known, erased=erased, received_at=received_at)
+
+        return self.write(work)
 
     def histories(
         self, user_ids: Sequence[str], *, recent: Mapping[str, Sequence[StoredEvent]] | None = None
@@ -155,13 +166,11 @@ class Store:
 
     def book(self, batch: Sequence[RetentionDecision]) -> list[RetentionDecision]:
         """Store each decision and settle its reservation, all or nothing; where (user, epoch) has one, return that instead."""
-        return self._audited(lambda connection, audited: decisions.book(connection, batch, audited=audited))
+        return self.write(lambda c, audited: decisions.book(c, batch, audited=audited))
 
     def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
         """Replace the action in force of these decisions, leaving what was drawn in the record."""
-        return self._audited(
-            lambda connection, audited: decisions.override(connection, action_ids, by=by, audited=audited)
-        )
+        return self.write(lambda c, audited: decisions.override(c, action_ids, by=by, audited=audited))
 
     def decisions_of(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
         """The stored retention decisions among these (user, epoch index)."""
@@ -181,24 +190,23 @@ class Store:
         Returns the keys whose claim was lost: neither their answer nor its slate is kept. Where `cancelled` is set before the transaction
         commits, nothing is and StoreError is raised: the caller has given up.
         """
-        with self.writing() as connection:
+
+        def work(connection: Connection, _audited: list[AuditEntry]) -> set[str]:
             lost = answers.keep(connection, kept)
             dropped = {one.decision_id for one in kept if one.key in lost}
             decisions.log_slates(connection, [slate for slate in slates if slate.decision_id not in dropped])
-            if cancelled is not None and cancelled.is_set():
-                raise StoreError("nobody waits for these slates any more", fix="give args.timeouts.store_s more time")
-        return lost
+            return lost
+
+        return self.write(work, cancelled=cancelled)
 
     def claim_answers(self, claims: Sequence[Claim], *, now: int) -> list[Claimed]:
         """What can be done for each request with a key, in order. See `store.answers`."""
-        with self.writing() as connection:
-            return answers.claim(connection, claims, now=now)
+        return self.write(lambda c, _: answers.claim(c, claims, now=now))
 
     def release_answers(self, tokens: Sequence[str]) -> None:
         """Give back the claims of these attempts that came to nothing."""
         if tokens:
-            with self.writing() as connection:
-                answers.release(connection, tokens)
+            self.write(lambda c, _: answers.release(c, tokens))
 
     def slates_of(self, decision_ids: Sequence[str]) -> dict[str, ServedSlate]:
         """The logged answers among these decision ids."""
@@ -249,13 +257,11 @@ class Store:
         budget: str = RETENTION_BUDGET,
     ) -> list[bool]:
         """Reserve money for each key, in order, never beyond `cap`; True where the key holds its amount. See `store.ledger`."""
-        with self.writing() as connection:
-            return ledger.reserve(connection, requests, budget=budget, cap=cap, now=now, stale_us=stale_us)
+        return self.write(lambda c, _: ledger.reserve(c, requests, budget=budget, cap=cap, now=now, stale_us=stale_us))
 
     def settle(self, amounts: Mapping[str, float]) -> None:
         """Key → how much of its reservation is spent; the rest is given back. Once per key. `book` does this for decisions."""
-        with self.writing() as connection:
-            ledger.settle(connection, amounts)
+        self.write(lambda c, _: ledger.settle(c, amounts))
 
     def budget(self, name: str = RETENTION_BUDGET) -> Budget:
         """Cap, reserved and spent."""
@@ -265,11 +271,13 @@ class Store:
     # the audit log
 
     def append_audit(self, entries: Sequence[AuditEntry]) -> AuditHead:
-        """Enter what happened (an approval, a cap, a guardrail, the kill switch); returns the new head of the chain.
+        """Enter what happened (an approval, a cap, a guardrail, the kill switch); returns a head of the chain that has them.
 
         Decisions and overrides enter themselves. See `store.audit` for what an entry keeps of a user.
         """
-        return self._audited(lambda connection, _audited: audit.append(connection, entries))
+        self.write(lambda _, audited: audited.extend(entries))
+        with self.reading() as connection:
+            return audit.head_of(connection)
 
     def verify_audit(self, *, known: AuditHead | None = None) -> AuditReport:
         """Check the whole audit log; `known`: a head noted earlier, which must still be in it."""
@@ -303,15 +311,6 @@ class Store:
         """What is kept of a user, a page at a time. See `store.export`."""
         with self.reading() as connection:
             return export(connection, user_id, after=after, limit=limit)
-
-    def _audited(self, work: Callable[[Connection, list[AuditEntry]], T]) -> T:
-        """One transaction; what `work` has for the audit log is entered at its end."""
-        audited: list[AuditEntry] = []
-        with self.writing() as connection:
-            result = work(connection, audited)
-            if audited:
-                audit.append(connection, audited)
-        return result
 
     # settings
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
 
+from benchmarks.postgres import fresh_schema
 from clm_ray.store.records import RetentionDecision
 from clm_ray.store.store import Store, open_store
 
 BACKENDS = ("sqlite", "postgresql")
-_schemas = count()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -23,14 +21,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
-    url, schema = request.getfixturevalue("postgres"), f"store_{next(_schemas)}"
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-    yield f"{url}&options=-csearch_path%3D{schema}"
-    with engine.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
-    engine.dispose()
+    with fresh_schema(request.getfixturevalue("postgres")) as url:
+        yield url
 
 
 @pytest.fixture
