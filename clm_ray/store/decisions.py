@@ -14,16 +14,17 @@ from clm_ray.errors import StoreError
 from clm_ray.store import ledger
 from clm_ray.store.audit import DECISION, OVERRIDE, AuditEntry, record_digest
 from clm_ray.store.engine import Lock, chunks, hold, insert
+from clm_ray.store.leases import Holder
 from clm_ray.store.records import Override, RetentionDecision, ServedSlate
 from clm_ray.store.tables import RETENTION_DECISIONS, SERVED_SLATES
 
 
 def book(
-    connection: Connection, decisions: Sequence[RetentionDecision], *, audited: list[AuditEntry]
+    connection: Connection, decisions: Sequence[RetentionDecision], *, holder: Holder, audited: list[AuditEntry]
 ) -> list[RetentionDecision]:
     """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored.
 
-    What the audit log has to say of it is added to `audited`.
+    `holder`: whose lease gets what was reserved and is not spent. What the audit log has to say of it is added to `audited`.
     """
     first: dict[tuple[str, int], RetentionDecision] = {}
     for decision in sorted(
@@ -45,7 +46,7 @@ def book(
         statement = insert(connection, RETENTION_DECISIONS).on_conflict_do_nothing()
         written = set(connection.execute(statement.returning(RETENTION_DECISIONS.c.action_id), rows).scalars())
         new = [decision for decision in first.values() if decision.action_id in written]
-        _settle(connection, new)
+        _settle(connection, new, holder)
         audited.extend(_entered(decision) for decision in new)
     stored = decisions_of(connection, list(first))
     return [stored[d.user_id, d.epoch] for d in decisions]
@@ -151,7 +152,7 @@ def _with_override(record: str, by: Override) -> str:
     return orjson.dumps(raw, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _settle(connection: Connection, decisions: Sequence[RetentionDecision]) -> None:
+def _settle(connection: Connection, decisions: Sequence[RetentionDecision], holder: Holder) -> None:
     """Spend what each decision costs and give back what else was reserved for it."""
     costs = {decision.action_id: decision.cost for decision in decisions}
     reserved = ledger.reserved_keys(connection, costs)
@@ -163,4 +164,4 @@ def _settle(connection: Connection, decisions: Sequence[RetentionDecision]) -> N
                 value=cost,
                 fix="reserve before booking",
             )
-    ledger.settle(connection, {action_id: costs[action_id] for action_id in reserved})
+    ledger.settle(connection, {action_id: costs[action_id] for action_id in sorted(reserved)}, holder=holder)

@@ -1,8 +1,9 @@
 """The budget ledger: reserve before deciding, settle when decided; spent + reserved ≤ cap at every moment.
 
-The budget's row is locked while a batch is granted (on SQLite the whole write transaction is), and the table itself refuses a row
-that is overspent. What a process that died had reserved is given back once it is too old to be booked. Every key is used once:
-repeating a call changes nothing. Amounts are kept in millionths of the currency, so sums are exact.
+A reservation is paid from the process's lease (`store.leases`), so that most decisions do not touch the budget. The tables themselves refuse a
+budget or a lease that is overdrawn. What a process that died had reserved is used by whoever tries the same decision again, or
+given back once it is too old to be booked. Every key is used once: repeating a call, from any process, changes nothing. Amounts are kept in
+millionths of the currency, so sums are exact.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, case, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from clm_ray.errors import StoreError
 from clm_ray.store.engine import chunks, insert
+from clm_ray.store.leases import Holder, Lease, draw, lock_budget, locked_lease, peek, put_under_cap, settle_with
 from clm_ray.store.records import Budget, Reservation
-from clm_ray.store.tables import BUDGETS, RESERVATIONS
+from clm_ray.store.tables import BUDGETS, LEASES, RESERVATIONS
 
 MICROS = 1_000_000
 """Millionths per unit of currency."""
@@ -31,6 +33,15 @@ class _Held:
     spent: int | None
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Which requests are granted, what keys will hold that do not yet, and what that costs. Millionths."""
+
+    granted: list[bool]
+    changed: dict[str, int]
+    cost: int
+
+
 def reserve(
     connection: Connection,
     requests: Sequence[Reservation],
@@ -38,40 +49,43 @@ def reserve(
     budget: str,
     cap: float,
     now: int,
+    holder: Holder,
     stale_us: int | None = None,
 ) -> list[bool]:
     """Make each key hold at least its amount, in order; True where it does.
 
     A key that holds enough already, or is settled, is True and moves nothing; one that holds less is raised by the difference. A
-    refusal leaves what the key held before. A `cap` below what is already committed stops all further reservations.
-    Reservations of this budget that are not settled `stale_us` after they were made (µs; None: never) are released first.
+    refusal leaves what the key held before. A `cap` below what is already committed stops all further reservations of this process at once, and
+    those of another when it hears of the cap or its lease is used up. Reservations of this budget that are not settled `stale_us`
+    after they were made (µs; None: never) are released first.
     """
+    asked = [(request.key, _micros(request.amount, "amount")) for request in requests]
+    most = _micros(cap, "budget")
+    lease = locked_lease(connection, holder, budget=budget, cap=most)
     if stale_us is not None:
-        _release(connection, budget, made_before=now - stale_us)
-    free = _set_cap(connection, budget, _micros(cap, "budget"))
-    held = _held(connection, [request.key for request in requests])
-    granted, changed, total = [], {}, 0
-    for request in requests:
-        amount, before = _micros(request.amount, "amount"), held.get(request.key)
-        missing = amount - (before.amount if before else 0)
-        done = before is not None and (before.spent is not None or missing <= 0)
-        granted.append(done or missing <= free - total)
-        if granted[-1] and not done:
-            held[request.key] = changed[request.key] = _Held(budget, amount, None)
-            total += missing
-    _hold(connection, changed, now)
-    _move(connection, budget, reserved=total, spent=0)
+        lease.free += _release(connection, budget, made_before=now - stale_us)
+    put_under_cap(connection, lease, cap=most)
+    granted = [False] * len(asked)
+    places = list(range(len(asked)))
+    while places:
+        held = _held(connection, [asked[place][0] for place in places])
+        plan = _affordable(connection, lease, [asked[place] for place in places], held)
+        lost = _hold(connection, plan.changed, held, budget=budget, now=now)
+        lease.free -= plan.cost - sum(plan.changed[key] for key in lost)
+        for place, yes in zip(places, plan.granted, strict=True):
+            granted[place] = yes
+        places = [place for place in places if asked[place][0] in lost]  # another process was faster: see what it holds
+    lease.save(connection)
     return granted
 
 
-def settle(connection: Connection, amounts: Mapping[str, float]) -> None:
+def settle(connection: Connection, amounts: Mapping[str, float], *, holder: Holder) -> None:
     """Spend, of what each key holds, this amount, and give the rest back. Repeating it with the same amounts does nothing.
 
     Raises StoreError: no such reservation, more than was reserved, settled before with another amount.
     """
     held = _held(connection, amounts)
     spent: dict[str, int] = {}
-    released: dict[str, int] = defaultdict(int)
     for key, amount in amounts.items():
         if key not in held:
             raise StoreError(
@@ -80,20 +94,21 @@ def settle(connection: Connection, amounts: Mapping[str, float]) -> None:
         before, micros = held[key], _micros(amount, "amount")
         if before.spent is None and micros <= before.amount:
             spent[key] = micros
-            released[before.budget] += before.amount
         elif before.spent != micros:
             what = f"more than the {before.amount / MICROS:g} reserved"
             if before.spent is not None:
                 what = f"settled before with {before.spent / MICROS:g}"
             raise StoreError(what, field="ledger.amount", value=amount, fix="reserve the highest cost, settle it once")
     if spent:
-        change = (
-            update(RESERVATIONS).where(RESERVATIONS.c.key == bindparam("of_key")).values(spent=bindparam("now_spent"))
-        )
-        connection.execute(change, [{"of_key": key, "now_spent": micros} for key, micros in spent.items()])
-    for budget, amount in released.items():
-        total = sum(value for key, value in spent.items() if held[key].budget == budget)
-        _move(connection, budget, reserved=-amount, spent=total)
+        change = update(RESERVATIONS).where(RESERVATIONS.c.key == bindparam("of_key"))
+        rows = [{"of_key": key, "now_spent": micros} for key, micros in spent.items()]
+        connection.execute(change.values(spent=bindparam("now_spent")), rows)
+    of_budget: dict[str, list[str]] = defaultdict(list)
+    for key in spent:
+        of_budget[held[key].budget].append(key)
+    for budget, keys in of_budget.items():
+        total = sum(held[key].amount for key in keys), sum(spent[key] for key in keys)
+        settle_with(connection, holder, budget=budget, held=total[0], spent=total[1])
 
 
 def reserved_keys(connection: Connection, keys: Iterable[str]) -> set[str]:
@@ -102,49 +117,75 @@ def reserved_keys(connection: Connection, keys: Iterable[str]) -> set[str]:
 
 
 def state(connection: Connection, *, budget: str) -> Budget:
-    """Cap, reserved and spent; all zero for a budget never used."""
+    """Cap, reserved, spent and leased; all zero for a budget never used."""
+    of = LEASES.c
+    sums = select(func.coalesce(func.sum(of.free), 0), func.coalesce(func.sum(of.spent), 0)).where(of.budget == budget)
+    free, spent = map(int, connection.execute(sums).one())
     row = connection.execute(select(BUDGETS).where(BUDGETS.c.name == budget)).one_or_none()
-    return Budget(0, 0, 0) if row is None else Budget(cap=row.cap, reserved=row.reserved, spent=row.spent)
+    if row is None:
+        return Budget(0, 0, 0, 0)
+    return Budget(cap=row.cap, reserved=row.reserved - free - spent, spent=row.spent + spent, leased=free)
 
 
-def _release(connection: Connection, budget: str, *, made_before: int) -> None:
-    """Give back what is reserved and not settled; as if it had never been asked for."""
+def _affordable(
+    connection: Connection, lease: Lease, asked: Sequence[tuple[str, int]], held: Mapping[str, _Held]
+) -> _Plan:
+    """What can be granted; the budget is asked only where the lease is not enough and the budget seems to have more."""
+    plan = _plan(asked, held, lease.free)
+    if all(plan.granted) or _plan(asked, held, lease.free + peek(connection, lease)).cost == plan.cost:
+        return plan
+    available = lock_budget(connection, lease)
+    plan = _plan(asked, held, lease.free + available)
+    if plan.cost > lease.free:
+        draw(connection, lease, needed=plan.cost, available=available)
+    return plan
+
+
+def _plan(asked: Sequence[tuple[str, int]], held: Mapping[str, _Held], free: int) -> _Plan:
+    granted, changed, cost = [], dict[str, int](), 0
+    for key, amount in asked:
+        before = held.get(key)
+        missing = amount - changed.get(key, before.amount if before else 0)
+        done = (before is not None and before.spent is not None) or (missing <= 0 and (key in held or key in changed))
+        granted.append(done or missing <= free - cost)
+        if granted[-1] and not done:
+            changed[key] = amount
+            cost += missing
+    return _Plan(granted, changed, cost)
+
+
+def _release(connection: Connection, budget: str, *, made_before: int) -> int:
+    """Give back what is reserved and not settled, as if it had never been asked for. Returns how much."""
     of = RESERVATIONS.c
-    stale = delete(RESERVATIONS).where(of.budget == budget, of.spent.is_(None), of.created_at < made_before)
-    amounts = connection.execute(stale.returning(of.amount)).scalars().all()
-    if amounts:
-        _move(connection, budget, reserved=-sum(amounts), spent=0)
-
-
-def _set_cap(connection: Connection, budget: str, cap: int) -> int:
-    """Set the cap, lock the budget, and return what is free."""
-    statement = insert(connection, BUDGETS).values(name=budget, cap=cap, reserved=0, spent=0)
-    committed = BUDGETS.c.reserved + BUDGETS.c.spent
-    effective = case((committed > cap, committed), else_=cap)
-    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"cap": effective}))
-    row = connection.execute(select(BUDGETS).where(BUDGETS.c.name == budget).with_for_update()).one()
-    return int(row.cap - row.reserved - row.spent)
+    stale = select(of.key).where(of.budget == budget, of.spent.is_(None), of.created_at < made_before)
+    which = of.key.in_(stale.with_for_update(skip_locked=True))  # whoever has it locked is settling it
+    return sum(connection.execute(delete(RESERVATIONS).where(which).returning(of.amount)).scalars())
 
 
 def _held(connection: Connection, keys: Iterable[str]) -> dict[str, _Held]:
+    """What these keys hold, locked in one order for all."""
     found = {}
-    for part in chunks(dict.fromkeys(keys)):
-        for row in connection.execute(select(RESERVATIONS).where(RESERVATIONS.c.key.in_(part))):
+    for part in chunks(sorted(set(keys))):
+        query = select(RESERVATIONS).where(RESERVATIONS.c.key.in_(part)).order_by(RESERVATIONS.c.key)
+        for row in connection.execute(query.with_for_update()):
             found[row.key] = _Held(row.budget, row.amount, row.spent)
     return found
 
 
-def _hold(connection: Connection, changed: Mapping[str, _Held], now: int) -> None:
-    rows = [{"key": key, "budget": h.budget, "amount": h.amount, "created_at": now} for key, h in changed.items()]
-    if rows:
-        statement = insert(connection, RESERVATIONS)
-        raised = {"amount": statement.excluded.amount}
-        connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=raised), rows)
-
-
-def _move(connection: Connection, budget: str, *, reserved: int, spent: int) -> None:
-    change = update(BUDGETS).where(BUDGETS.c.name == budget)
-    connection.execute(change.values(reserved=BUDGETS.c.reserved + reserved, spent=BUDGETS.c.spent + spent))
+def _hold(
+    connection: Connection, changed: Mapping[str, int], held: Mapping[str, _Held], *, budget: str, now: int
+) -> set[str]:
+    """Write what keys hold now. Returns those that another process has made in the meantime."""
+    raised = [{"of_key": key, "now_amount": amount} for key, amount in changed.items() if key in held]
+    if raised:
+        change = update(RESERVATIONS).where(RESERVATIONS.c.key == bindparam("of_key"))
+        connection.execute(change.values(amount=bindparam("now_amount")), raised)
+    new = [key for key in sorted(changed) if key not in held]
+    if not new:
+        return set()
+    rows = [{"key": key, "budget": budget, "amount": changed[key], "created_at": now} for key in new]
+    statement = insert(connection, RESERVATIONS).on_conflict_do_nothing().returning(RESERVATIONS.c.key)
+    return set(new) - set(connection.execute(statement, rows).scalars())
 
 
 def _micros(amount: float, field: str) -> int:

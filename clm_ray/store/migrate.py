@@ -21,7 +21,7 @@ from clm_ray.store.engine import Lock, hold, make_engine, reading, writing
 from clm_ray.store.settings import get_setting
 from clm_ray.store.tables import SETTINGS
 
-REVISION = "r0006_items"
+REVISION = "r0007_leases"
 """The newest file of migrations/versions."""
 FOLDER = Path(__file__).with_name("migrations")
 _FIRST = "r0001_first_tables"

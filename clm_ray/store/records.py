@@ -236,8 +236,12 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Budget:
-    """The ledger's state, in millionths of the recipe's currency so that it is exact. reserved + spent ≤ cap, always."""
+    """The ledger's state, in millionths of the recipe's currency so that it is exact. reserved + spent + leased ≤ cap, always.
+
+    reserved: held for decisions that are not booked yet. leased: taken by processes in advance, and free there.
+    """
 
     cap: int
     reserved: int
     spent: int
+    leased: int

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import Event
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 
+from clm_ray.errors import StoreError
 from clm_ray.store import answers, audit, decisions, events, items, ledger
 from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
@@ -26,6 +27,7 @@ from clm_ray.store.erase import pending as pending_erasures
 from clm_ray.store.export import Exported, export
 from clm_ray.store.history import StoredHistory, pack, since
 from clm_ray.store.items import ChangedItem, Mark, PutItem
+from clm_ray.store.leases import Holder, close_leases
 from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
@@ -75,6 +77,8 @@ class Store:
         self._engine = engine
         self._wall = wall
         self._commits = GroupCommit(engine)
+        self._name = uuid.uuid4().hex
+        self._leases = False
 
     def __enter__(self) -> Store:
         return self
@@ -85,7 +89,15 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Give back leases and close all connections."""
+        if self._leases:
+            with suppress(StoreError):  # the database is gone: they expire
+                self.write(lambda c, _: close_leases(c, self._holder()))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close all connections as a process does that dies: leases are left to expire."""
+        self._leases = False
         self._engine.dispose()
 
     def reading(self) -> AbstractContextManager[Connection]:
@@ -166,7 +178,7 @@ class Store:
 
     def book(self, batch: Sequence[RetentionDecision]) -> list[RetentionDecision]:
         """Store each decision and settle its reservation, all or nothing; where (user, epoch) has one, return that instead."""
-        return self.write(lambda c, audited: decisions.book(c, batch, audited=audited))
+        return self.write(lambda c, audited: decisions.book(c, batch, holder=self._holder(), audited=audited))
 
     def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
         """Replace the action in force of these decisions, leaving what was drawn in the record."""
@@ -257,16 +269,24 @@ class Store:
         budget: str = RETENTION_BUDGET,
     ) -> list[bool]:
         """Reserve money for each key, in order, never beyond `cap`; True where the key holds its amount. See `store.ledger`."""
-        return self.write(lambda c, _: ledger.reserve(c, requests, budget=budget, cap=cap, now=now, stale_us=stale_us))
+        self._leases = True
+        return self.write(
+            lambda c, _: ledger.reserve(
+                c, requests, budget=budget, cap=cap, now=now, holder=self._holder(), stale_us=stale_us
+            )
+        )
 
     def settle(self, amounts: Mapping[str, float]) -> None:
         """Key → how much of its reservation is spent; the rest is given back. Once per key. `book` does this for decisions."""
-        self.write(lambda c, _: ledger.settle(c, amounts))
+        self.write(lambda c, _: ledger.settle(c, amounts, holder=self._holder()))
 
     def budget(self, name: str = RETENTION_BUDGET) -> Budget:
-        """Cap, reserved and spent."""
+        """Cap, reserved, spent, and what processes hold on lease."""
         with self.reading() as connection:
             return ledger.state(connection, budget=name)
+
+    def _holder(self) -> Holder:
+        return Holder(self._name, self._wall())
 
     # the audit log
 

@@ -10,7 +10,8 @@
     changed_items         items put or deleted since the release's catalogue was made;  changed_vectors  theirs, for each release
     erased_users          who was erased, by hash, and when: nothing of the time before comes back
     shadow_slates         what a release that is only watched would have answered
-    budgets, reservations the ledger, in millionths of the currency so that sums are exact
+    budgets, leases,      the ledger, in millionths of the currency so that sums are exact; `store.leases` says how the three
+    reservations          belong together
     audit_log             who did what, append-only, each entry chained to the one before it by its hash
     audit_keys            one random key per user, under which the user's entries are digested; erased with the user
     policy_controls       kill switch, stopped actions, price of budget, learned uplifts, baseline
@@ -171,6 +172,18 @@ BUDGETS = Table(
     CheckConstraint("reserved >= 0 AND spent >= 0 AND reserved + spent <= cap", name="never_overspent"),
 )
 
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("holder", String, primary_key=True),
+    Column("budget", String, ForeignKey("budgets.name"), primary_key=True),
+    Column("cap", BigInteger, nullable=False),
+    Column("free", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    CheckConstraint("free >= 0 AND spent >= 0", name="lease_never_overdrawn"),
+)
+
 RESERVATIONS = Table(
     "reservations",
     METADATA,
@@ -179,6 +192,13 @@ RESERVATIONS = Table(
     Column("amount", BigInteger, nullable=False),
     Column("spent", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+)
+Index(
+    "open_reservations",
+    RESERVATIONS.c.budget,
+    RESERVATIONS.c.created_at,
+    sqlite_where=RESERVATIONS.c.spent.is_(None),
+    postgresql_where=RESERVATIONS.c.spent.is_(None),
 )
 
 AUDIT_LOG = Table(

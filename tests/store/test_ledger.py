@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import Update, select
+from sqlalchemy.exc import IntegrityError
 
+from benchmarks.ledger import under_fire
 from clm_ray.errors import StoreError
+from clm_ray.store.leases import LEASE_US
 from clm_ray.store.ledger import MICROS
 from clm_ray.store.records import Budget, Reservation
 from clm_ray.store.store import Store, open_store
-from clm_ray.store.tables import RESERVATIONS
+from clm_ray.store.tables import BUDGETS, LEASES
 
-PROCESSES = 4
-KEYS = 2000
 _fresh = count()
 
 CENTS = st.integers(0, 500)
@@ -69,7 +70,7 @@ def test_never_overspent_and_exact(store: Store, steps: list[tuple[str, int, int
             with pytest.raises(StoreError):
                 store.settle({key: amount})
         state = store.budget(budget)
-        assert state.reserved + state.spent <= state.cap
+        assert state.reserved + state.spent + state.leased <= state.cap
         assert (state.reserved, state.spent) == (
             sum(held.values()) * MICROS // 100,
             sum(spent.values()) * MICROS // 100,
@@ -79,7 +80,7 @@ def test_never_overspent_and_exact(store: Store, steps: list[tuple[str, int, int
 def test_tenths_add_up_exactly(store: Store) -> None:
     granted = store.reserve([Reservation(f"k{n}", 0.1) for n in range(12)], cap=1.0, now=0)
     assert granted == [True] * 10 + [False] * 2
-    assert store.budget() == Budget(cap=MICROS, reserved=MICROS, spent=0)
+    assert store.budget() == Budget(cap=MICROS, reserved=MICROS, spent=0, leased=0)
 
 
 def test_repeating_a_call_changes_nothing(store: Store) -> None:
@@ -88,7 +89,7 @@ def test_repeating_a_call_changes_nothing(store: Store) -> None:
     for _ in range(3):
         store.settle({"k": 2.0})
     assert store.reserve([Reservation("k", 5.0)], cap=6.0, now=0) == [True]
-    assert store.budget() == Budget(cap=micros(6), reserved=0, spent=micros(2))
+    assert (store.budget().reserved, store.budget().spent) == (0, micros(2))
     with pytest.raises(StoreError, match="settled before with 2"):
         store.settle({"k": 3.0})
 
@@ -102,7 +103,7 @@ def test_a_refusal_keeps_what_was_held(store: Store) -> None:
 def test_a_lowered_cap_stops_spending(store: Store) -> None:
     store.reserve([Reservation("a", 8.0)], cap=10.0, now=0)
     assert store.reserve([Reservation("b", 0.5)], cap=3.0, now=0) == [False]
-    assert store.budget() == Budget(cap=micros(8), reserved=micros(8), spent=0)
+    assert store.budget() == Budget(cap=micros(8), reserved=micros(8), spent=0, leased=0)
     store.settle({"a": 1.0})
     assert store.reserve([Reservation("b", 2.0), Reservation("c", 0.1)], cap=3.0, now=0) == [True, False]
 
@@ -115,40 +116,165 @@ def test_what_cannot_be_settled_is_told(store: Store) -> None:
         store.settle({"k": 1.5})
     with pytest.raises(StoreError, match="must not be negative"):
         store.reserve([Reservation("n", -1.0)], cap=5.0, now=0)
-    assert store.budget("never used") == Budget(0, 0, 0)
+    assert store.budget("never used") == Budget(0, 0, 0, 0)
 
 
-def spend(url: str, worker: int, results: multiprocessing.SimpleQueue[tuple[int, int]]) -> None:
-    """One process: reserve 2, settle 1 of it, many times; half of the keys are shared with the other processes."""
-    own = shared = 0
-    with open_store(url) as store:
-        for n in range(0, KEYS // PROCESSES, 5):
-            keys = [f"shared-{k}" if k % 2 else f"own-{worker}-{k}" for k in range(n, n + 5)]
-            granted = store.reserve([Reservation(key, 2.0) for key in keys], cap=700.0, now=0)
-            store.settle({key: 1.0 for key, yes in zip(keys, granted, strict=True) if yes})
-            for key, yes in zip(keys, granted, strict=True):
-                if yes:
-                    own, shared = own + key.startswith("own"), shared + key.startswith("shared")
-    results.put((own, shared))
+class Processes:
+    """Several processes on one store, as far as the ledger can tell: each has a lease of its own. Time passes as told."""
+
+    def __init__(self, url: str) -> None:
+        self.now, self._url, self._open = 0, url, dict[int, Store]()
+
+    def __getitem__(self, number: int) -> Store:
+        if number not in self._open:
+            self._open[number] = open_store(self._url, connections=1, wall=lambda: self.now)
+        return self._open[number]
+
+    def die(self, number: int) -> None:
+        """Without giving back the lease."""
+        self[number].abandon()
+        del self._open[number]
+
+    def end(self, number: int) -> None:
+        self[number].close()
+        del self._open[number]
+
+    def end_all(self) -> None:
+        for number in list(self._open):
+            self.end(number)
 
 
-def test_processes_together_never_overspend(store_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.SimpleQueue[tuple[int, int]] = context.SimpleQueue()
-    processes = [context.Process(target=spend, args=(store_url, worker, results)) for worker in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * PROCESSES
-    own = sum(results.get()[0] for _ in processes)
-    with open_store(store_url, create=False) as store:
-        state = store.budget()
+@pytest.fixture
+def processes(store_url: str) -> Iterator[Processes]:
+    processes = Processes(store_url)
+    yield processes
+    processes.end_all()
+
+
+ACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "reserve", "settle", "die", "end", "wait"]),
+        st.integers(0, 2),
+        st.integers(0, 9),
+        st.integers(0, 500),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ACTS)
+def test_many_processes_keep_one_budget(processes: Processes, acts: list[tuple[str, int, int, int]]) -> None:
+    """Whatever they do, and whoever dies: what is granted is held, once; nothing is overspent; at the end all that was not spent is there."""
+    budget, cap, held, spent = f"many-{next(_fresh)}", 2000, dict[str, int](), dict[str, int]()
+    for what, number, key_number, cents in acts:
+        key = f"{budget}-{key_number}"
+        if what == "reserve":
+            asked = [Reservation(key, cents / 100)]
+            if processes[number].reserve(asked, cap=cap / 100, now=processes.now, budget=budget) == [True]:
+                if key not in spent:
+                    held[key] = max(held.get(key, 0), cents)
+            else:
+                assert key not in spent
+                assert cents > held.get(key, -1)
+        elif what == "settle" and key in held:
+            spent[key] = min(cents, held.pop(key))
+            processes[number].settle({key: spent[key] / 100})
+        elif what == "die":
+            processes.die(number)
+        elif what == "end":
+            processes.end(number)
+        elif what == "wait":
+            processes.now += LEASE_US // 2
+        state = processes[number].budget(budget)
+        assert state.reserved + state.spent + state.leased <= state.cap
+        assert state.reserved == sum(held.values()) * MICROS // 100
+        assert state.spent == sum(spent.values()) * MICROS // 100
+    processes.now += 2 * LEASE_US
+    left = cap - sum(held.values()) - sum(spent.values())
+    rest = [Reservation(f"{budget}-rest", left / 100)]
+    assert processes[0].reserve(rest, cap=cap / 100, now=processes.now, budget=budget) == [True]
+    assert processes[0].budget(budget).leased == 0
+
+
+def test_a_lease_spares_the_budget(store: Store) -> None:
+    """After the first reservation the budget's row is left alone until the lease is used up."""
+
+    def reserve_and_settle(number: int) -> tuple[int, ...]:
+        store.reserve([Reservation(f"k{number}", 2.0)], cap=10_000.0, now=0)
+        store.settle({f"k{number}": 1.0})
         with store.reading() as connection:
-            keys = connection.execute(select(RESERVATIONS.c.key)).scalars().all()
-    assert state.reserved == 0
-    assert (
-        state.spent == micros(len(keys)) <= state.cap == micros(700)
-    )  # each key was paid once, however many processes asked
-    assert own == sum(key.startswith("own") for key in keys)
-    assert state.spent >= micros(698)
+            return tuple(connection.execute(select(BUDGETS.c.reserved, BUDGETS.c.spent)).one())
+
+    seen = [reserve_and_settle(n) for n in range(70)]
+    assert seen[0] == seen[60] == (micros(2 * 32), 0), "refunds make it last longer than the 32 it was taken for"
+    assert len(set(seen)) == 2
+
+
+def test_the_last_of_a_budget_is_not_kept_in_leases(processes: Processes) -> None:
+    for number in range(3):
+        assert processes[number].reserve([Reservation(f"k{number}", 1.0)], cap=8.0, now=0) == [True]
+    assert processes[0].budget().leased < micros(1)
+
+
+def test_a_process_that_ends_gives_back_its_lease(processes: Processes) -> None:
+    processes[0].reserve([Reservation("a", 1.0)], cap=100.0, now=0)
+    assert processes[0].budget().leased > 0
+    processes.end(0)
+    assert processes[1].budget() == Budget(cap=micros(100), reserved=micros(1), spent=0, leased=0)
+
+
+def test_the_lease_of_a_dead_process_returns_when_it_is_needed(processes: Processes) -> None:
+    processes[0].reserve([Reservation("a", 1.0)], cap=100.0, now=0)
+    leased = processes[0].budget().leased
+    processes.die(0)
+    rest = [Reservation("b", 99.0)]
+    assert processes[1].reserve(rest, cap=100.0, now=0) == [False]
+    processes.now = LEASE_US + 1
+    assert processes[1].reserve(rest, cap=100.0, now=0) == [True]
+    assert leased > 0 == processes[1].budget().leased
+
+
+def test_a_process_whose_lease_was_taken_away_takes_another(processes: Processes) -> None:
+    processes[0].reserve([Reservation("a", 1.0)], cap=100.0, now=0)
+    processes.now = LEASE_US + 1
+    assert processes[1].reserve([Reservation("b", 98.0)], cap=100.0, now=0) == [True]
+    processes[0].settle({"a": 0.5})
+    assert processes[0].reserve([Reservation("c", 1.5), Reservation("d", 0.1)], cap=100.0, now=0) == [True, False]
+
+
+def test_the_next_attempt_uses_what_the_dead_had_reserved(processes: Processes) -> None:
+    assert processes[0].reserve([Reservation("a", 5.0)], cap=5.0, now=0) == [True]
+    processes.die(0)
+    assert processes[1].reserve([Reservation("a", 5.0), Reservation("b", 1.0)], cap=5.0, now=0) == [True, False]
+    processes[1].settle({"a": 2.0})
+    assert processes[1].reserve([Reservation("b", 3.0)], cap=5.0, now=0) == [True]
+
+
+def test_what_nobody_comes_back_for_is_released(processes: Processes) -> None:
+    processes[0].reserve([Reservation("a", 5.0)], cap=5.0, now=0)
+    processes.die(0)
+    assert processes[1].reserve([Reservation("b", 5.0)], cap=5.0, now=10, stale_us=10) == [False]
+    assert processes[1].reserve([Reservation("b", 5.0)], cap=5.0, now=11, stale_us=10) == [True]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [BUDGETS.update().values(spent=BUDGETS.c.cap + 1), LEASES.update().values(free=-1)],
+    ids=["budget", "lease"],
+)
+def test_the_tables_refuse_what_is_overdrawn(store: Store, change: Update) -> None:
+    store.reserve([Reservation("k", 1.0)], cap=5.0, now=0)
+    with pytest.raises(IntegrityError), store.writing() as connection:
+        connection.execute(change)
+
+
+def test_processes_that_are_killed_never_overspend(store_url: str) -> None:
+    """The small edition of `python -m benchmarks.ledger`."""
+    open_store(store_url).close()
+    found = under_fire(store_url, reservations=600, processes=3, kills=3)
+    assert found.pop("kills") == 3
+    assert {name: found[name] for name in ("overspend", "doubled", "lost", "unreturned")} == dict.fromkeys(
+        ("overspend", "doubled", "lost", "unreturned"), 0
+    )
+    assert 0 < found["decisions"] <= 600 - found["abandoned"]
