@@ -18,11 +18,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
 
+    import pyarrow as pa
+
+    from clm_ray.data.manifest import read_manifest
     from clm_ray.evaluate.dataset import Dataset
     from clm_ray.evaluate.reference import score_reference
+    from clm_ray.features.events import EventVocabulary
+    from clm_ray.lifecycle.stages import Thresholds
     from clm_ray.metrics.scores import ScoreReference
+    from clm_ray.model.files import ModelFolder
     from clm_ray.model.inference import Scorer
     from clm_ray.release.publish import fill_store, publish
+    from clm_ray.release.stage_choices import stage_choices
     from clm_ray.store.store import open_store
 
     dataset = workspace.current("datasets")
@@ -34,7 +41,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("scoring moments of the dataset, to know what is to be expected", flush=True)
         return score_reference(Dataset.open(dataset), Scorer.open(run / "model"))
 
-    release = publish(workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe, score=score)
+    def choices() -> pa.Table:
+        files, thresholds = ModelFolder.open(run / "model"), read_manifest(dataset)["thresholds"]
+        return stage_choices(
+            dataset,
+            catalogue=files.catalogue(),
+            vocabulary=EventVocabulary(files.recipe().event_types),
+            thresholds=Thresholds.from_dict(thresholds),
+        )
+
+    release = publish(
+        workspace, run=run, dataset=dataset, evaluation=metrics, recipe=recipe, score=score, choices=choices
+    )
     with open_store(recipe.store.url or workspace.store_url) as store:
         loaded = fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
     print(f"release {release.id} of run {run.name} is current: {len(release.manifest['files'])} files, verified")

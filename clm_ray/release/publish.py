@@ -1,6 +1,6 @@
 """Write, verify and open a release: an immutable folder whose manifest, written last, names every file and its SHA-256.
 
-    model files (see clm_ray.model.files)  policy.json  metrics.json  score_reference.json  manifest.json
+    model files (see clm_ray.model.files)  policy.json  metrics.json  score_reference.json  stage_choices.parquet  manifest.json
 
 What is served depends on a release, the store and the clock, on nothing else.
 """
@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.data.assets import file_digest
@@ -24,6 +27,7 @@ from clm_ray.data.manifest import ERASED, MANIFEST, read_manifest
 from clm_ray.errors import ReleaseError
 from clm_ray.metrics.scores import ScoreReference
 from clm_ray.model.files import ModelFolder
+from clm_ray.release.stage_choices import STAGE_CHOICES
 from clm_ray.store.load import LoadedDataset, load_dataset
 from clm_ray.store.store import Store
 
@@ -54,12 +58,14 @@ def publish(
     evaluation: Path | None,
     recipe: Recipe | None = None,
     score: Callable[[], ScoreReference | None] = lambda: None,
+    choices: Callable[[], pa.Table | None] = lambda: None,
 ) -> Release:
     """Make the model of `run` the workspace's current release. Equal content gives the same release.
 
     `evaluation`: the folder of its metrics, None to publish without (the manifest says so). `recipe`: where the sections policy,
     serve and store come from, None for those of the run; everything else stays as the model was trained. `score`: computes the scores
-    to be expected of it, for watching their drift when it serves; called once model and dataset are known to belong together.
+    to be expected of it, for watching their drift when it serves; `choices`: counts what users choose at each stage (`release.stage_choices`), for
+    users of whom nothing else is known. Both are called once model and dataset are known to belong together.
     Raises ReleaseError: the model is incomplete, was trained on other data, or a file could run code when read.
     """
     files = ModelFolder.open(run / "model")
@@ -74,6 +80,8 @@ def publish(
     _write(building / "policy.json", served.policy.model_dump(mode="json"))
     if (scores := score()) is not None:
         _write(building / SCORES, scores.to_dict())
+    if (chosen := choices()) is not None:
+        pq.write_table(chosen, building / STAGE_CHOICES)
     metrics = evaluation / "metrics.json" if evaluation is not None else None
     if metrics is not None and metrics.is_file():
         shutil.copyfile(metrics, building / "metrics.json")

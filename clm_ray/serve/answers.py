@@ -65,21 +65,35 @@ def first_draft(ask: Ask, *, served: ServedCatalogue) -> Draft:
     return Draft(ask=ask, ranked=ranked, retention_reason=ask.why_not, forbidden=forbidden)
 
 
-def popular_slate(ask: Ask, *, served: ServedCatalogue, forbidden: Forbidden = NONE_FORBIDDEN) -> Ranked:
-    """The most popular of the candidates that may be shown, unscored."""
+def popular_slate(
+    ask: Ask, *, served: ServedCatalogue, stage: str | None = None, forbidden: Forbidden = NONE_FORBIDDEN
+) -> Ranked:
+    """The most popular of the candidates that may be shown, unscored. `stage`: of the user, None where it is not known."""
+    popular_I = served.popular(stage)
     if ask.row_C is None:
-        row_K = without(served.popular_I[: ask.k + len(forbidden.row_F)], forbidden)[: ask.k]
+        row_K = without(popular_I[: ask.k + len(forbidden.row_F)], forbidden)[: ask.k]
     else:
+        place_I = np.full(len(served.catalogue), len(popular_I), np.int64)
+        place_I[popular_I] = np.arange(len(popular_I))
         row_C = without(ask.row_C, forbidden)
-        row_K = row_C[np.argsort(served.popular_place_I[row_C], kind="stable")][: ask.k]
+        row_K = row_C[np.argsort(place_I[row_C], kind="stable")][: ask.k]
     return Ranked(row_K, np.full(len(row_K), np.nan, np.float32))
 
 
+def offered(ranked: Ranked, *, served: ServedCatalogue) -> Ranked:
+    """The slate without what was taken out since the ranker last looked."""
+    gone_G = served.catalogue.gone_G
+    stays_K = ~np.isin(ranked.row_K, gone_G)
+    return ranked if stays_K.all() else Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K])
+
+
 def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32] | None:
-    """The rows to rank, without forbidden ones: those given; for a user without a history what is popular; else None, to be retrieved."""
+    """The rows to rank, without forbidden ones: those given; for a user without a history what users of that stage choose; else None, to be
+    retrieved."""
     if draft.ask.row_C is None and "no_history" in draft.degraded:
+        popular_I = served.popular(draft.profile.stage if draft.profile else None)
         count = max(served.recipe.serve.retrieve, draft.ask.k)
-        return without(served.popular_I[: count + len(draft.forbidden.row_F)], draft.forbidden)[:count]
+        return without(popular_I[: count + len(draft.forbidden.row_F)], draft.forbidden)[:count]
     return None if draft.ask.row_C is None else without(draft.ask.row_C, draft.forbidden)
 
 

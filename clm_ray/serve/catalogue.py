@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from clm_ray.features.events import EventVocabulary
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
+from clm_ray.release.stage_choices import STAGE_CHOICES, stage_orders
 from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, ItemRules
 from clm_ray.serve.popular import popular_rows
 
 
 @dataclass(frozen=True)
 class ServedCatalogue:
-    """One release as the gateway sees it. popular_I: rows, most popular first. pseudonyms: None where users keep their ids."""
+    """One release as the gateway sees it. popular_I: rows, most popular first. popular_at: the same by life-cycle stage, where the log said something
+    about it. pseudonyms: None where users keep their ids."""
 
     release: str
     recipe: Recipe
@@ -36,6 +39,7 @@ class ServedCatalogue:
     vocabulary: EventVocabulary
     popular_I: NDArray[np.int32]
     pseudonyms: Pseudonyms | None = None
+    popular_at: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
     arm: str = ""
     """Which arm of a split this release is; empty where there is no split."""
 
@@ -52,12 +56,9 @@ class ServedCatalogue:
             return NONE_FORBIDDEN
         return self.item_rules.forbidden(user_id, stage=stage, catalogue=self.catalogue)
 
-    @cached_property
-    def popular_place_I(self) -> NDArray[np.int64]:
-        """Place of each row in `popular_I`."""
-        place_I = np.full(len(self.catalogue), len(self.popular_I), np.int64)
-        place_I[self.popular_I] = np.arange(len(self.popular_I))
-        return place_I
+    def popular(self, stage: str | None) -> NDArray[np.int32]:
+        """Rows, first what users of this stage choose; without a stage, or one of which the log says nothing, what is popular at large."""
+        return self.popular_I if stage is None else self.popular_at.get(stage, self.popular_I)
 
     @cached_property
     def rules(self) -> Rules:
@@ -103,12 +104,15 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
         raise _missing(error) from error
     catalogue = Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
     statistics = ItemStatistics(*(counts.column(name).to_numpy() for name in STATISTICS))
+    popular_I = popular_rows(statistics, items=len(catalogue))
+    choices = folder / STAGE_CHOICES  # a release from before there was any has none
     return ServedCatalogue(
         release=folder.name,
         recipe=recipe,
         catalogue=catalogue,
         vocabulary=EventVocabulary(recipe.event_types),
-        popular_I=popular_rows(statistics, items=len(catalogue)),
+        popular_I=popular_I,
+        popular_at=stage_orders(pq.read_table(choices), popular_I=popular_I) if choices.is_file() else {},
         pseudonyms=pseudonyms,
         item_rules=ItemRules.open(folder, recipe.policy),
     )

@@ -44,6 +44,7 @@ from clm_ray.serve.answers import (
     candidates_of,
     first_draft,
     kept_of,
+    offered,
     popular_slate,
     ranking_of,
     result_of,
@@ -293,7 +294,7 @@ class Gateway:
             for draft, profile in zip(drafts, profiled.profiles, strict=True):
                 draft.profile = profile
                 draft.forbidden = served.forbidden(draft.ask.user_id, stage=profile.stage)
-                draft.ranked = popular_slate(draft.ask, served=served, forbidden=draft.forbidden)
+                draft.ranked = popular_slate(draft.ask, served=served, stage=profile.stage, forbidden=draft.forbidden)
                 draft.degraded += [] if profile.events else ["no_history"]
             await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
@@ -326,7 +327,7 @@ class Gateway:
             if ranked is None:
                 draft.degraded.append(cast(Degraded, trouble))
             else:
-                draft.ranked = ranked[place]
+                draft.ranked = offered(ranked[place], served=self._now(served))
 
     async def _retain(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each live draft its retention decision; where that fails there is none."""

@@ -1,7 +1,7 @@
 """Rules about items, applied to slates: which rows may not be shown to which user, and which rules say so.
 
 Rules about items ask for the stage and for columns of the user table only. Where the stage is not known (no profile in time), whatever any stage forbids is
-forbidden. Of an item that came after the release no flags are known, so that rules about flags take it for flagged.
+forbidden. Items that were put have the flags they were put with; of a row of which no flags are known, rules about flags take it for flagged.
 
 Shape letters: F forbidden rows.
 """
@@ -59,6 +59,14 @@ class ItemRules:
             known = {**dict(row["categorical"] or ()), **dict(row["numeric"] or ())}
             columns[row["user_id"]] = {name: v for name, v in known.items() if name in wanted and v is not None}
         return ItemRules(policy, tuple(frozenset(of or ()) for of in flags), columns)
+
+    def amended(self, flags: Mapping[int, frozenset[str]]) -> ItemRules:
+        """The same rules where these rows have these flags. Rows behind the release's catalogue that are not among them are no items."""
+        size = max([len(self.flags_I), *(row + 1 for row in flags)])
+        flags_I = [*self.flags_I, *([frozenset[str]()] * (size - len(self.flags_I)))]
+        for row, of in flags.items():
+            flags_I[row] = of
+        return ItemRules(self.policy, tuple(flags_I), self.columns)
 
     def forbidden(self, user_id: str, *, stage: Stage | None, catalogue: Catalogue) -> Forbidden:
         """What may not be shown to this user. `stage`: None where it is not known."""

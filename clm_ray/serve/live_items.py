@@ -101,7 +101,18 @@ def amended_catalogue(served: ServedCatalogue, changes: Sequence[ChangedItem], n
     """For the gateway: the catalogue, and what is popular of it."""
     catalogue = served.catalogue.amended([one for one, _ in amendments(served.catalogue, changes, now=now)])
     popular_I = served.popular_I[~np.isin(served.popular_I, catalogue.gone_G)]
-    return replace(served, catalogue=catalogue, popular_I=popular_I)
+    rules = served.item_rules
+    if rules is not None:
+        of = served.catalogue.row_of
+        rules = rules.amended(
+            {
+                of.get(one.item_id, len(of) + one.number - 1): frozenset(one.item.flags)
+                for one in changes
+                if one.item is not None
+            }
+        )
+    at = {stage: rows[~np.isin(rows, catalogue.gone_G)] for stage, rows in served.popular_at.items()}
+    return replace(served, catalogue=catalogue, popular_I=popular_I, popular_at=at, item_rules=rules)
 
 
 def amended_scorer(scorer: Scorer, changes: Sequence[ChangedItem], now: int) -> Scorer:

@@ -72,6 +72,13 @@ def load_dataset(store: Store, folder: Path) -> LoadedDataset:
     return result
 
 
+def histories_of(path: Path) -> Iterator[tuple[StoredHistory, list[str]]]:
+    """The users' histories in one part of a dataset's events, each with its event ids. Raises StoreError where it cannot be read."""
+    table = _read(path)
+    if table.num_rows:
+        yield from _histories(table, path)
+
+
 def loaded_dataset(store: Store) -> LoadedDataset | None:
     """The dataset that the bases were made from, None when none was loaded to its end."""
     with store.reading() as connection:

@@ -171,3 +171,21 @@ def test_nobody_named_is_an_error(shop_recipe: Shop, tmp_path: Path) -> None:
         erase.main(shop.arguments("--user", USER))
     with pytest.raises(ClmError, match="users-file"):
         erase.main(shop.arguments("--users-file", str(tmp_path / "none.txt")))
+
+
+def test_users_whom_the_endpoint_erased_are_erased_from_the_files_too(
+    ray_session: None, shop_recipe: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = shop_recipe.change(root=tmp_path / "shop").run(prepare.main)
+    erase.main(shop.arguments("--pending"))
+    assert "nobody is waiting" in capsys.readouterr().out
+    with open_store(shop.workspace.store_url) as store:
+        store.erase([USER], pending=True)
+    erase.main(shop.arguments("--pending"))
+    users = pq.read_table(shop.workspace.current("datasets") / "users.parquet").column("user_id").to_pylist()
+    assert users
+    assert USER not in users
+    with open_store(shop.workspace.store_url) as store:
+        assert store.pending_erasures() == []
+    erase.main(shop.arguments("--pending"))
+    assert "nobody is waiting" in capsys.readouterr().out

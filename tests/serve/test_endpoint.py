@@ -217,6 +217,8 @@ def test_an_item_that_is_put_is_encoded_ranked_and_retrieved(client: Client) -> 
         client.recommend("ann", candidates=["i12"])
     assert "i12" not in [item.item_id for item in client.rank("ann", k=20).items]
     assert {item.item_id: item.deleted for item in client.items()} == {"tea/1": False, "i12": True}
+    (again,) = client.put_items([{"item_id": "i12", "text": "text of i12", "categories": ["bread"]}])
+    assert again.status == "rankable"
 
 
 def test_an_erased_user_is_a_stranger(client: Client) -> None:
@@ -242,6 +244,8 @@ def test_the_curl_examples_of_the_documentation_work(endpoint: Endpoint) -> None
             ["bash", "-euc", here], env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, f"{here}\n{done.stdout}{done.stderr}"
+    on = {"on": False, "by": "the test", "reason": "the examples switched it on"}
+    httpx.put(f"{endpoint.url}/v1/policy/kill-switch", json=on, headers={"X-Admin-Token": TOKEN}).raise_for_status()
 
 
 def test_many_callers_at_once_get_their_own_answers(client: Client) -> None:

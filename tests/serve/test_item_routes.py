@@ -46,6 +46,8 @@ def test_a_deleted_item_is_offered_no_longer_until_it_is_put_again(http: TestCli
     assert http.delete("/v1/items/i9").status_code == 200
     response = http.post("/v1/recommend", json={"user_id": "u", "candidates": ["i9"]})
     assert (response.status_code, response.json()["field"]) == (422, "candidates[0]")
+    http.delete("/v1/items/i1")
+    assert [item.item_id for item in ask(http).items] == ["i2", "i3"], "nor where a ranker has not heard of it yet"
     parts.trouble["ranker"] = RuntimeError("broken")
     assert [item.item_id for item in ask(http, k=2).items] == ["i8", "i7"], "nor among what is popular"
     put(http, {"item_id": "i9", "text": "text of i9"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from serve_fakes import ADMIN, NOW, Parts
@@ -14,10 +16,12 @@ from sqlalchemy import Connection, select
 
 from clm_ray.errors import StoreError
 from clm_ray.messages import Recommendation
-from clm_ray.serve.args import TimeoutArgs
+from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
+from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.http import build_http
 from clm_ray.store import decisions
+from clm_ray.store.clock import Clock
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.store import Store
 from clm_ray.store.tables import SERVED_SLATES
@@ -229,6 +233,29 @@ def test_a_user_without_a_history_gets_what_is_popular_ranked(http: TestClient, 
     assert answer.degraded == ["no_history"]
     assert answer.profile is not None
     assert answer.profile.stage == "prospect"
+
+
+def test_users_of_whom_nothing_is_known_get_what_users_of_their_stage_choose(
+    served: ServedCatalogue, store: Store, parts: Parts
+) -> None:
+    first = np.array([4, 2, 9, 8, 7, 6, 5, 3, 1], np.int32)
+    other = Gateway(
+        served=dataclasses.replace(served, popular_at={"prospect": first}),
+        store=store,
+        clock=Clock(kind="wall", wall=lambda: NOW),
+        hops=parts.hops(),
+        coalesce=CoalesceArgs(),
+        timeouts=TimeoutArgs(),
+    )
+    parts.newcomers.add("u")
+    with TestClient(build_http(other, admin_token=ADMIN)) as http:
+        ask(http)
+        assert parts.rank_batches[-1].rows[0].tolist() == [4, 2, 9, 8], "the `retrieve` first of prospects"
+        parts.trouble["ranker"] = RuntimeError("broken")
+        assert items(ask(http, k=2)) == ["i4", "i2"]
+        assert items(ask(http, user_id="known", k=2)) == ["i9", "i8"], "of other stages the log says nothing"
+        http.delete("/v1/items/i4")
+        assert items(ask(http, k=2)) == ["i2", "i9"]
 
 
 @pytest.mark.parametrize(("trouble", "said"), [(RuntimeError("broken"), "ranker_failed"), (9.0, "ranker_late")])
