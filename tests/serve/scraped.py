@@ -27,9 +27,9 @@ def _samples() -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def until(ask: Callable[[], T | None], *, seconds: float = 60.0) -> T:
-    """Ask until there is an answer: metrics arrive a second or two after what they count."""
+    """Ask until the answer is not empty: metrics arrive a second or two after what they count."""
     end = time.monotonic() + seconds
-    while (answer := ask()) is None:
+    while not (answer := ask()):
         assert time.monotonic() < end, "the metrics did not come"
         time.sleep(0.3)
     return answer

@@ -27,13 +27,16 @@ from clm_ray.features.history import EMPTY
 from clm_ray.messages import Ranking, Recommendation
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.serve import measures
-from clm_ray.serve.args import AppArgs, PartArgs, TimeoutArgs
+from clm_ray.serve.args import AppArgs, OutcomeArgs, PartArgs, ShadowArgs, SplitArgs, TimeoutArgs
 from clm_ray.serve.deploy import deploy, stop
+from clm_ray.store.shadow import shadows_of
 from clm_ray.store.store import open_store
 
 pytestmark = pytest.mark.ray
 
 TOKEN = "only-for-tests"
+EVE_STAYS = "e0"
+"""An experiment whose hash leaves eve with the incumbent."""
 RECORDED_BY_NOW = (
     measures.REQUESTS,
     measures.HOP_SECONDS,
@@ -260,24 +263,24 @@ def test_openapi_is_served(endpoint: Endpoint) -> None:
 
 
 def test_metrics_are_where_prometheus_scrapes_them(client: Client, endpoint: Endpoint) -> None:
-    def seen() -> dict[str, float]:
-        return {
-            f"{name} {tags.get('outcome', tags.get('verdict', tags.get('hop', '')))}": v for name, tags, v in scrape()
-        }
-
     client.recommend("ann", candidates=CANDIDATES)
+    client.recommend("whom the metrics do not know", candidates=CANDIDATES)
     client.events([{"user_id": "ann", "event_type": "click", "item_id": "i01"}])
     httpx.post(f"{endpoint.url}/v1/recommend", json={"user_id": ""})
-    found = until(lambda: seen() if "ray_clm_events_total accepted" in seen() else None)
-    assert found["ray_clm_requests_total ok"] >= 1
-    assert found["ray_clm_requests_total refused"] >= 1
-    names = {name for name, _, _ in scrape()}
-    for measure in RECORDED_BY_NOW:
-        assert set(measure.exported) <= names, measure.name
-    hops = {tags["hop"] for name, tags, _ in scrape() if name == "ray_clm_hop_seconds_count"}
-    assert hops == {"profiler", "ranker", "retention", "explainer", "store", "batch"}
-    operations = {tags["operation"] for name, tags, _ in scrape() if name == "ray_clm_store_seconds_count"}
-    assert operations == {"append_events", "log_slates", "histories", "decisions"}
+    expected = {name for measure in RECORDED_BY_NOW for name in measure.exported}
+    until(lambda: expected <= {name for name, _, _ in scrape()})
+    found = scrape()
+
+    def labels(name: str, label: str) -> set[str]:
+        return {tags[label] for metric, tags, _ in found if metric == name}
+
+    assert {"ok", "refused"} <= labels("ray_clm_requests_total", "outcome")
+    assert {"/v1/recommend", "/v1/events"} <= labels("ray_clm_requests_total", "route")
+    assert {"profiler", "ranker", "retention", "store", "batch"} <= labels("ray_clm_hop_seconds_count", "hop")
+    assert {"append_events", "log_slates"} <= labels("ray_clm_store_seconds_count", "operation")
+    assert "no_history" in labels("ray_clm_degraded_total", "reason")
+    assert labels("ray_clm_answers_total", "release") == {"r1"}
+    assert "whom the metrics do not know" not in str(found)
 
 
 # The following change what is deployed and come last.
@@ -285,10 +288,17 @@ def test_metrics_are_where_prometheus_scrapes_them(client: Client, endpoint: End
 
 def test_a_new_current_release_is_rolled_out_without_losing_a_request(client: Client, endpoint: Endpoint) -> None:
     write_text_release(endpoint.workspace, "r2", seed=2)
+    beside = endpoint.args.model_copy(
+        update={
+            "split": SplitArgs(release="r1", share=0.5, experiment=EVE_STAYS),
+            "shadow": ShadowArgs(release="r1"),
+            "outcomes": OutcomeArgs(every_s=0.5, window_hours=0.0001),
+        }
+    )
     moment = client.version().time
     old = client.recommend("eve", candidates=CANDIDATES, as_of=moment)
     with ThreadPoolExecutor(2) as pool:
-        rollout = pool.submit(deploy, endpoint.workspace.root, port=endpoint.port, args=endpoint.args)
+        rollout = pool.submit(deploy, endpoint.workspace.root, port=endpoint.port, args=beside)
         during = []
         while not rollout.done():
             during.append(client.recommend("eve", candidates=CANDIDATES, as_of=moment))
@@ -305,11 +315,41 @@ def test_a_new_current_release_is_rolled_out_without_losing_a_request(client: Cl
         assert answer.degraded == ["no_history"]
 
 
+def test_both_releases_answer_their_users_and_the_shadow_looks_on(client: Client, endpoint: Endpoint) -> None:
+    """On what the test before has deployed."""
+    answers = [client.recommend(f"side-{n}", candidates=CANDIDATES) for n in range(16)]
+    assert {(answer.arm, answer.release) for answer in answers} == {("incumbent", "r2"), ("challenger", "r1")}
+    assert all(answer.degraded in ([], ["no_history"]) for answer in answers), "nobody waits for the shadow"
+    names = [str(answer.decision_id) for answer in answers]
+    with open_store(endpoint.workspace.store_url, create=False) as store:
+        shadows = until(lambda: found if len(found := shadows_of(store, names, release="r1")) == len(names) else None)
+        slates = store.slates_of(names)
+    for answer in answers:
+        assert slates[str(answer.decision_id)].arm == answer.arm
+        judged = shadows[str(answer.decision_id)]
+        if answer.release == "r1":
+            assert judged.shown == pytest.approx([item.probability for item in answer.items], abs=1e-6)
+    versions = until(
+        lambda: (
+            found
+            if len(found := _versions("ray_clm_calibration_ratio") & {("r2", "incumbent"), ("r1", "challenger")}) == 2
+            else None
+        )
+    )
+    assert versions <= _versions("ray_clm_outcome_slates")
+    assert until(lambda: [v for name, t, v in scrape() if name == "ray_clm_shadow_total" and t["result"] == "logged"])
+
+
+def _versions(name: str) -> set[tuple[str, str]]:
+    return {(tags["release"], tags["arm"]) for metric, tags, _ in scrape() if metric == name}
+
+
 def test_a_ranker_that_is_late_costs_the_scores_and_not_the_answer(client: Client, endpoint: Endpoint) -> None:
     hurried = endpoint.args.model_copy(update={"timeouts": TimeoutArgs(ranker_s=1e-4)})
     deploy(endpoint.workspace.root, port=endpoint.port, args=hurried)
     answer = client.recommend("ann", candidates=CANDIDATES, k=2)
     assert answer.degraded == ["ranker_late"]
+    assert answer.arm is None, "split and shadow are taken back"
     assert [(item.item_id, item.probability) for item in answer.items] == [("i09", None), ("i07", None)]
     assert answer.retention is not None
     assert answer.decision_id is not None
