@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clm_ray.config.policy import PolicyConfig
+from clm_ray.decide.choice import policy_digest
 from clm_ray.policy.fairness import Treated
 from clm_ray.policy.guardrails import Seen
 from clm_ray.policy.uplift import Outcome
@@ -40,6 +41,7 @@ def follow(
     now: int,
 ) -> list[Followed]:
     """Each decision with what followed it up to `now` (µs), in the order given. `activity`: event types that count as being active."""
+    today = policy_digest(config)
     users = list(dict.fromkeys(decision.user_id for decision in decisions))
     found: dict[str, Followed] = {}
     by_user: dict[str, list[RetentionDecision]] = {user: [] for user in users}
@@ -49,12 +51,17 @@ def follow(
         histories = store.histories(users[start : start + _USERS])
         for user, history in histories.items():
             for decision in by_user[user]:
-                found[decision.action_id] = _follow(decision, history, config, activity, now)
+                found[decision.action_id] = _follow(decision, history, config, activity, now, today)
     return [found[decision.action_id] for decision in decisions]
 
 
 def _follow(
-    decision: RetentionDecision, history: StoredHistory, config: PolicyConfig, activity: frozenset[str], now: int
+    decision: RetentionDecision,
+    history: StoredHistory,
+    config: PolicyConfig,
+    activity: frozenset[str],
+    now: int,
+    today: str,
 ) -> Followed:
     guards = config.guardrails
     answer_until = max(decision.time, decision.deliver_from) + round(guards.answer_days * DAY_US)
@@ -83,6 +90,7 @@ def _follow(
         unsubscribed=_any(history, guards.unsubscribe_events, decision.time, answer_until),
         complained=_any(history, guards.complaint_events, decision.time, answer_until),
         outcome=outcome,
+        current=decision.policy_digest == today,
     )
     treated = Treated(
         user_id=decision.user_id,

@@ -25,7 +25,7 @@ EVERYTHING = "*"
 @dataclass(frozen=True)
 class Seen:
     """A logged decision and what came after. answer_due: enough time has passed for an unsubscription or complaint to count. outcome: None
-    while it is not due. contact: a message was sent."""
+    while it is not due. contact: a message was sent. current: decided by the policy of today, so with its share of holdout users."""
 
     user_id: str
     time: int
@@ -38,6 +38,7 @@ class Seen:
     unsubscribed: bool
     complained: bool
     outcome: Outcome | None
+    current: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def _sample_ratio(seen: Iterable[Seen], share: float, bound: float, config: Guar
     name = "sample_ratio"
     users: dict[bool, set[str]] = defaultdict(set)
     for one in seen:
-        users[one.holdout].add(one.user_id)
+        if one.current:
+            users[one.holdout].add(one.user_id)
     inside, total = len(users[True]), len(users[True]) + len(users[False])
     if total * min(share, 1 - share) < 5 or total < config.min_decisions:
         return _too_few(name, EVERYTHING, bound, total, config.min_decisions)

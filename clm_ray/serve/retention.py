@@ -35,6 +35,8 @@ from clm_ray.store.records import EstimateRecord, RetentionDecision, UserOverlay
 from clm_ray.store.store import Store
 
 logger = logging.getLogger("clm_ray.serve")
+_ROWS = 10_000
+"""Of the user table, read into Python objects at once."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,17 @@ class RetentionRelease:
 def open_retention(folder: Path) -> RetentionRelease:
     """Read it from a release. Raises ReleaseError when a file is missing, ConfigError when the policy reads a column that nobody has."""
     recipe = recipe_of(folder)
-    table = pq.read_table(
-        folder / "users.parquet", columns=["user_id", "consent", "timezone", "categorical", "numeric"]
-    )
     wanted = recipe.policy.columns()
+    maps = ["categorical", "numeric"] if wanted else []
+    table = pq.read_table(folder / "users.parquet", columns=["user_id", "consent", "timezone", *maps])
     users: dict[str, KnownUser] = {}
     seen: set[str] = set()
-    for row in table.to_pylist():
-        columns = {**dict(row["categorical"] or ()), **dict(row["numeric"] or ())}
-        seen |= columns.keys()
-        kept = {name: value for name, value in columns.items() if name in wanted and value is not None}
-        users[row["user_id"]] = KnownUser(row["consent"], row["timezone"], kept)
+    for batch in table.to_batches(max_chunksize=_ROWS):
+        for row in batch.to_pylist():
+            columns = {**dict(row.get("categorical") or ()), **dict(row.get("numeric") or ())}
+            kept = {name: value for name, value in columns.items() if name in wanted and value is not None}
+            seen |= kept.keys()
+            users[row["user_id"]] = KnownUser(row["consent"], row["timezone"], kept)
     check_columns(recipe.policy, seen)
     activity = frozenset(name for name, of in recipe.event_types.items() if "activity" in of.roles)
     return RetentionRelease(recipe.policy, thresholds_of(folder), users, activity)
@@ -88,6 +90,7 @@ class Retention:
         self._telemetry = telemetry or unrecorded()
         self._watcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retention-watch")
         self._watching: Future[None] | None = None
+        self._watched = 0
 
     async def loaded(self) -> str:
         """The release this replica was started with."""
@@ -109,7 +112,9 @@ class Retention:
 
     def _watch(self, release: RetentionRelease, now: int) -> None:
         """Look at the guardrails now and then, in a thread of its own, so that no request waits for it."""
-        if self._watching is None or self._watching.done():
+        due = now - self._watched >= round(release.policy.guardrails.every_minutes * 60e6)
+        if due and (self._watching is None or self._watching.done()):
+            self._watched = now
             self._watching = self._watcher.submit(_look, self._store, release, now)
 
 

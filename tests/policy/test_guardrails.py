@@ -85,6 +85,8 @@ def test_a_holdout_of_another_size_stops_everything() -> None:
     assert (one.stops, one.action) == (True, "*")
     twice = [row for row in rows(200) for _ in range(3 if row.holdout else 1)]
     assert not found(twice, "sample_ratio").stops  # users are counted, not decisions
+    former = [replace(row, current=False) for row in rows(270)]
+    assert found(former, "sample_ratio").value is None  # of a policy that may have held out another share
 
 
 def test_what_is_not_watched_is_not_found() -> None:
