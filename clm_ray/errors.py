@@ -94,9 +94,10 @@ class EndpointError(ClmError):
 
 
 class RequestError(ClmError):
-    """The endpoint refuses the request; `status` is the HTTP status."""
+    """The endpoint refuses the request; `status` is the HTTP status, `retry_after_s` when the same may succeed (None: never)."""
 
     status = 422
+    retry_after_s: int | None = None
 
 
 class ForbiddenError(RequestError):
@@ -115,6 +116,7 @@ class OverloadedError(RequestError):
     """Too many requests are waiting; try again a little later."""
 
     status = 429
+    retry_after_s = 1
 
 
 def _rebuild(kind: type[ClmError], problem: str, field: str, value: object, fix: str) -> ClmError:

@@ -102,17 +102,24 @@ class Once:
             found = await asyncio.to_thread(self._store.claim_answers, list(claims.values()), now=self._clock.now_us())
             claimed = dict(zip(claims, found, strict=True))
             statuses = {one.status for one in found}
-            if "other" in statuses:
-                trouble, fix = "was used for another request", "use a new key for a new request"
-            elif "busy" not in statuses:
+            if "other" not in statuses and "busy" not in statuses:
                 return claimed
-            else:
-                trouble, fix = "the first request with this key is not answered yet", "try again a little later"
             if "other" in statuses or loop.time() >= until:
                 mine = [claims[place].token for place, one in claimed.items() if one.status == "mine"]
                 await asyncio.to_thread(self._store.release_answers, mine)
-                raise ConflictError(trouble, field="Idempotency-Key", value=key, fix=fix)
+                raise _conflict(key, busy="other" not in statuses)
             await asyncio.sleep(_PAUSE_S)
+
+
+def _conflict(key: str, *, busy: bool) -> ConflictError:
+    field = "Idempotency-Key"
+    if not busy:
+        fix = "use a new key for a new request"
+        return ConflictError("was used for another request", field=field, value=key, fix=fix)
+    problem = "the first request with this key is not answered yet"
+    error = ConflictError(problem, field=field, value=key, fix="try again a little later")
+    error.retry_after_s = 1
+    return error
 
 
 async def _outcome(

@@ -129,7 +129,8 @@ def install(app: FastAPI) -> None:
         if problem.status >= 500:
             # Without the value, which may be personal.
             request_ids.log("failed", level=logging.ERROR, field=error.field, problem=error.problem, fix=error.fix)
-        return respond(problem, headers={"Retry-After": "1"} if problem.status in {409, 429, 503} else None)
+        wait_s = error.retry_after_s if isinstance(error, RequestError) else 1 if problem.status == 503 else None
+        return respond(problem, headers=None if wait_s is None else {"Retry-After": str(wait_s)})
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -48,6 +48,7 @@ def test_the_same_key_with_another_body_is_a_conflict(http: TestClient, store: S
     problem = response.json()
     assert (response.status_code, problem["field"], problem["type"]) == (409, "Idempotency-Key", "urn:clm-ray:conflict")
     assert problem["fix"]
+    assert "Retry-After" not in response.headers, "it will be a conflict tomorrow too"
     assert slates(store) == 1
 
 

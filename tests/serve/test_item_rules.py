@@ -108,6 +108,19 @@ def test_an_item_without_known_flags_counts_as_flagged(ruled: ServedCatalogue) -
     assert np.array_equal(rules.forbidden("vegan", stage="new", catalogue=more).row_F, [])
 
 
+def test_an_item_that_was_put_follows_the_rules_by_the_flags_it_was_put_with(shop: TestClient) -> None:
+    put = [
+        {"item_id": "plain"},
+        {"item_id": "beer", "flags": ["alcohol"]},
+        {"item_id": "i1", "text": "for everybody now"},
+    ]
+    for verdict in shop.put("/v1/items", json={"items": put}).json()["items"]:
+        assert verdict["status"] == "rankable"
+    mixed = ["i1", "i9", "plain", "beer"]
+    assert ask(shop, "nobody", candidates=mixed)["shown"] == {"i1", "plain"}
+    assert ask(shop, "adult", candidates=mixed)["shown"] == set(mixed)
+
+
 def test_a_rule_about_items_cannot_ask_behaviour() -> None:
     wrong = {**MINORS, "when": {"any_of": [{"feature": "value", "below": 3}]}}
     with pytest.raises(ValidationError, match="no feature"):
