@@ -6,6 +6,7 @@ Shape letters: I item rows, K statistics rows, D width.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.workspace import Workspace
+from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.features.spec import FeatureSpec, Selection, click_feature_names, retention_feature_names
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.features.tokens import TOKEN_VALUES
@@ -22,9 +23,13 @@ from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.model.files import ITEM_VECTORS, Description, save_weights
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, Sizes
+from clm_ray.release.publish import fill_store, publish
 from clm_ray.schema import DAY_US, ITEM_STATISTICS, ITEMS, NEIGHBOURS, USERS
 from clm_ray.store.history import StoredHistory
 from clm_ray.store.store import open_store
+from clm_ray.train.export import export_model, item_vectors
+from clm_ray.train.run import git_revision
+from clm_ray.train.setup import assemble, open_dataset
 
 NOW_US = 17_500 * DAY_US
 """A moment after all that is made here."""
@@ -135,3 +140,32 @@ def _model(folder: Path, recipe: Recipe, spec: FeatureSpec, *, items: int, rng: 
     centre = rng.normal(size=(_SHELVES, recipe.model.width))
     vectors = centre[rng.integers(_SHELVES, size=items)] + 0.5 * rng.normal(size=(items, recipe.model.width))
     np.save(folder / ITEM_VECTORS, vectors.astype(np.float32))
+
+
+def untrained(workspace: Workspace, recipe: Recipe) -> Path:
+    """Publish the current dataset with the weights that training starts from (item vectors without their texts), and fill the store. Serving it
+    takes exactly as long as serving the trained model."""
+    dataset = workspace.current("datasets")
+    prepared = open_dataset(dataset, recipe)
+    assembled = assemble(prepared)
+    rng = np.random.default_rng(0)
+    texts = torch.from_numpy(
+        rng.normal(size=(len(prepared.items.texts), assembled.description.sizes.text_width)).astype(np.float32)
+    )
+    assembled.model.eval()
+    run = workspace.runs / "untrained"
+    run.mkdir(parents=True, exist_ok=True)
+    export_model(
+        run / "model",
+        assembled=assembled,
+        prepared=prepared,
+        state=dict(assembled.model.state_dict()),
+        vectors=item_vectors(assembled, prepared, texts),
+        frozen=texts.numpy(),
+        history={"dataset": dataset.name, "git": git_revision()},
+    )
+    (run / DONE).write_text(dataset.name, encoding="utf-8")
+    release = publish(workspace, run=run, dataset=dataset, evaluation=None, recipe=recipe)
+    with open_store(workspace.store_url) as store:
+        fill_store(store, dataset, clock=recipe.serve.clock, wall_us=time.time_ns() // 1000)
+    return release.folder

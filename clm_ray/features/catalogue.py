@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class Catalogue:
 
     def rows(self, items: Sequence[str]) -> NDArray[np.int32]:
         """Rows of the given ids, 0 for unknown ones."""
-        return np.fromiter((self.row_of.get(item, 0) for item in items), np.int32, count=len(items))
+        return np.fromiter(map(self.row_of.get, items, repeat(0)), np.int32, count=len(items))
 
     def offered(self, items: Sequence[str]) -> NDArray[np.int32]:
         """Rows of the given ids, 0 for unknown ones and for those that are gone."""

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -60,12 +59,6 @@ def parse_time(value: object) -> int:
     return value
 
 
-def _no_control_characters(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError("must not contain control characters")
-    return text
-
-
 Time = Annotated[
     int,
     BeforeValidator(parse_time),
@@ -84,11 +77,13 @@ Time = Annotated[
         mode="validation",
     ),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_control_characters)]
+NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f]*$"
+"""A pattern, not a function: a request may name thousands of items, and each is checked."""
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
 Context = Annotated[
     dict[
-        Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_no_control_characters)],
-        Annotated[str, Field(max_length=256), AfterValidator(_no_control_characters)],
+        Annotated[str, Field(min_length=1, max_length=64, pattern=NO_CONTROL_CHARACTERS)],
+        Annotated[str, Field(max_length=256, pattern=NO_CONTROL_CHARACTERS)],
     ],
     Field(max_length=MAX_CONTEXT),
 ]
@@ -124,6 +119,25 @@ class RecentEvent(Ask):
     """Amount or rating, as the event type says."""
 
 
+class Filters(Ask):
+    """Which items may be shown to this caller, beside the shop's own rules. An item must satisfy all that is given."""
+
+    allow: Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] | None = None
+    """These items alone. Null: any."""
+    deny: Annotated[list[Name], Field(max_length=MAX_CANDIDATES)] = Field(default_factory=list)
+    """Never these. Ids that are not in the catalogue mean nothing here."""
+    categories: Annotated[list[Name], Field(min_length=1, max_length=100)] | None = None
+    """In one of these categories."""
+    without_categories: Annotated[list[Name], Field(max_length=100)] = Field(default_factory=list)
+    """In none of these categories."""
+    flags: Annotated[list[Name], Field(max_length=100)] = Field(default_factory=list)
+    """With one of these flags of the items table."""
+    without_flags: Annotated[list[Name], Field(max_length=100)] = Field(default_factory=list)
+    """With none of these flags."""
+    without_chosen: bool = False
+    """Nothing that the user already chose."""
+
+
 class RankRequest(Ask):
     """For whom, and what, is to be ranked."""
 
@@ -137,6 +151,10 @@ class RankRequest(Ask):
     """Candidates that are not in the catalogue: refuse the request, or leave them out and name them in `skipped`."""
     k: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
     """Items to return. Null: `limits.default_k` of /v1/version."""
+    filters: Filters | None = None
+    """Which items may be shown, of the candidates or of the whole catalogue. What is left may be fewer than `k` items."""
+    diversity: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """How much unlike those above it an item should be: 0 not at all. Null: as the recipe says."""
     recent_events: list[RecentEvent] = Field(default_factory=list, max_length=MAX_EVENTS)
     """Events that only the caller knows; they count for this request and are not stored."""
     explain: bool = False

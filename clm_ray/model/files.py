@@ -25,6 +25,7 @@ from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
+from clm_ray.model.item_index import INDEX, ItemIndex
 from clm_ray.model.items import ItemVectors, UserTable
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.text import TextTower
@@ -123,8 +124,12 @@ class ModelFolder:
         return pq.read_table(self.folder / "users.parquet")
 
     def item_vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Item vectors [I, D], memory-mapped."""
-        return np.load(self.folder / ITEM_VECTORS, mmap_mode="r")
+        """Item vectors [I, D], mapped into memory: the processes of a node share one copy. What is written to them stays in this process."""
+        return np.load(self.folder / ITEM_VECTORS, mmap_mode="c")
+
+    def index(self) -> ItemIndex | None:
+        """The index of the item vectors, where the release has one."""
+        return ItemIndex.open(self.folder / INDEX, self.item_vectors())
 
     def further_vectors(self) -> ItemVectors:
         """What the items bring along beside their texts."""

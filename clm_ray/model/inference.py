@@ -31,6 +31,7 @@ from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import ModelFolder, columns_of
 from clm_ray.model.heads import Value
 from clm_ray.model.interactions import Fields
+from clm_ray.model.item_index import ItemIndex
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, UserInputs, survival_from
 
@@ -72,12 +73,16 @@ class Scorer:
         users: UserTable,
         columns: dict[str, tuple[dict[str, str], dict[str, float]]],
         calibration: Calibration = IDENTITY,
+        index: ItemIndex | None = None,
     ) -> None:
+        """`item_ID` may be mapped from a file: it is shared then, not copied. `index`: of these vectors; None: they are searched one by one."""
         self.recipe = recipe
         self.network = network.eval()
         self.source = source
         self.spec = spec
-        self._item_ID = torch.from_numpy(np.array(item_ID))
+        self._item_ID = torch.from_numpy(item_ID)
+        self.index = index
+        self._newer_N: NDArray[np.int64] = np.empty(0, np.int64)  # rows that the index does not know as they are now
         self.calibration = calibration
         self._users = users
         self._columns = columns
@@ -106,6 +111,7 @@ class Scorer:
             users=description.users,
             calibration=description.calibration,
             columns=columns,
+            index=files.index(),
         )
 
     def amended(self, catalogue: Catalogue, row_N: NDArray[np.int64], vector_ND: NDArray[np.float32]) -> Scorer:
@@ -116,6 +122,7 @@ class Scorer:
             item_ID[torch.from_numpy(row_N)] = torch.from_numpy(vector_ND)
         other = copy.copy(self)
         other._item_ID = item_ID
+        other._newer_N = np.concatenate([row_N, np.arange(len(self._item_ID), len(catalogue))])
         other.source = replace(self.source, catalogue=catalogue)
         return other
 
@@ -154,6 +161,14 @@ class Scorer:
             UserState(r.user_id, r.time, history, state_BTD[b, len(c)].copy(), tokens[b, : len(c) + 1].copy())
             for b, (r, history, c) in enumerate(zip(requests, histories, contexts, strict=True))
         ]
+
+    def holds_later(self, history: History) -> bool:
+        """Whether `states` of the whole history gives the same at every later moment: all of it is within reach, whatever the day."""
+        return len(history) <= self.recipe.features.max_history
+
+    def later(self, state: UserState, time: int) -> UserState:
+        """The state of the same user at another moment after the same events; needs `holds_later` of the history."""
+        return replace(state, time=time)
 
     def _contexts(self, histories: Sequence[History], reach: int) -> tuple[list[History], list[NDArray[np.float32]]]:
         """What the user tower sees of each history, and the values of these tokens."""
@@ -264,29 +279,62 @@ class Scorer:
         return profile[:, None], torch.from_numpy(dense)[:, None]
 
     @torch.inference_mode()
-    def retrieve(self, states: Sequence[UserState], *, count: int) -> list[NDArray[np.int32]]:
-        """Up to `count` rows of the whole catalogue, per user.
+    def retrieve(
+        self,
+        states: Sequence[UserState],
+        *,
+        count: int,
+        allowed: Sequence[NDArray[np.bool_] | None] | None = None,
+    ) -> list[NDArray[np.int32]]:
+        """Up to `count` rows of the whole catalogue, per user; of those in `allowed` [I] where it is given.
 
         With `serve.repeat` the items the user chose before (most often first, at most half of `count`) and then those with the
         highest retrieval score; without it the latter alone, less the items the user has an event with.
         """
         if not states:
             return []
-        query = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
-        score = query @ self._item_ID.T
-        score[:, 0] = float("-inf")
-        gone = self.items.gone_G
-        score[:, torch.from_numpy(gone.astype(np.int64))] = float("-inf")
+        query_BD = self.network.query(torch.from_numpy(np.stack([s.profile_D for s in states])))
         own = [own_items(state.history, vocabulary=self.vocabulary) for state in states]
-        if not self.recipe.serve.repeat:
-            for b, mine in enumerate(own):
-                score[b, torch.from_numpy(mine.astype(np.int64))] = float("-inf")
-        best, rows = torch.topk(score, min(count, score.shape[1] - 1), dim=1)
-        found = [r[v > float("-inf")].numpy().astype(np.int32) for v, r in zip(best, rows, strict=True)]
-        if not self.recipe.serve.repeat:
-            return found
-        offered = [o[~np.isin(o, gone)] for o in own]
-        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(offered, found, strict=True)]
+        masks = list(allowed or [None] * len(states))
+        if len(gone := self.items.gone_G):
+            masks = [self._without(mask, gone) for mask in masks]
+        repeat = self.recipe.serve.repeat
+        if not repeat:
+            masks = [self._without(mask, mine) for mask, mine in zip(masks, own, strict=True)]
+        best = self._nearest(query_BD, masks, count=count)
+        if not repeat:
+            return best
+        mine_B = [o if mask is None else o[mask[o]] for o, mask in zip(own, masks, strict=True)]
+        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(mine_B, best, strict=True)]
+
+    def _newer(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        rows = np.unique(self._newer_N)
+        return rows.astype(np.int32), self._item_ID[torch.from_numpy(rows)].numpy()
+
+    def _without(self, mask: NDArray[np.bool_] | None, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        kept = np.ones(len(self.items), bool) if mask is None else mask.copy()
+        kept[rows] = False
+        return kept
+
+    def _nearest(
+        self, query_BD: Tensor, masks: Sequence[NDArray[np.bool_] | None], *, count: int
+    ) -> list[NDArray[np.int32]]:
+        """Rows with the highest retrieval score among those allowed: by the index where the release has one, else exactly."""
+        found: dict[int, NDArray[np.int32]] = {}
+        if self.index is not None:
+            found = self.index.search(query_BD.numpy(), masks, count=count, beside=self._newer())
+        rest = [b for b in range(len(masks)) if b not in found]
+        if rest:
+            score = query_BD[rest] @ self._item_ID.T
+            score[:, 0] = float("-inf")
+            for n, b in enumerate(rest):
+                mask = masks[b]
+                if mask is not None:
+                    score[n, torch.from_numpy(~mask)] = float("-inf")
+            best, rows = torch.topk(score, min(count, score.shape[1] - 1), dim=1)
+            for b, r, v in zip(rest, rows, best, strict=True):
+                found[b] = r[v > float("-inf")].numpy().astype(np.int32)
+        return [found[b] for b in range(len(masks))]
 
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""

@@ -27,6 +27,7 @@ from clm_ray.data.manifest import ERASED, MANIFEST, read_manifest
 from clm_ray.errors import ReleaseError
 from clm_ray.metrics.scores import ScoreReference
 from clm_ray.model.files import ModelFolder
+from clm_ray.model.item_index import INDEX, ItemIndex
 from clm_ray.release.stage_choices import STAGE_CHOICES
 from clm_ray.store.load import LoadedDataset, load_dataset
 from clm_ray.store.store import Store
@@ -77,6 +78,8 @@ def publish(
     shutil.copytree(files.folder, building)
     served = files.recipe() if recipe is None else files.recipe().served_by(recipe)
     (building / "recipe.yaml").write_text(served.to_yaml(), encoding="utf-8")
+    if len(vectors := files.item_vectors()) > served.serve.exact_items:
+        ItemIndex.build(vectors, building / INDEX)
     _write(building / "policy.json", served.policy.model_dump(mode="json"))
     if (scores := score()) is not None:
         _write(building / SCORES, scores.to_dict())

@@ -71,7 +71,7 @@ def popular_slate(
     """The most popular of the candidates that may be shown, unscored. `stage`: of the user, None where it is not known."""
     popular_I = served.popular(stage)
     if ask.row_C is None:
-        row_K = without(popular_I[: ask.k + len(forbidden.row_F)], forbidden)[: ask.k]
+        row_K = without(served.shelf.left_of(popular_I, ask.wish, ask.time), forbidden)[: ask.k]
     else:
         place_I = np.full(len(served.catalogue), len(popular_I), np.int64)
         place_I[popular_I] = np.arange(len(popular_I))
@@ -84,7 +84,9 @@ def offered(ranked: Ranked, *, served: ServedCatalogue) -> Ranked:
     """The slate without what was taken out since the ranker last looked."""
     gone_G = served.catalogue.gone_G
     stays_K = ~np.isin(ranked.row_K, gone_G)
-    return ranked if stays_K.all() else Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K])
+    if stays_K.all():
+        return ranked
+    return Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K], ranked.shaping)
 
 
 def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32] | None:
@@ -92,8 +94,8 @@ def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32]
     retrieved."""
     if draft.ask.row_C is None and "no_history" in draft.degraded:
         popular_I = served.popular(draft.profile.stage if draft.profile else None)
-        count = max(served.recipe.serve.retrieve, draft.ask.k)
-        return without(popular_I[: count + len(draft.forbidden.row_F)], draft.forbidden)[:count]
+        may_be_shown = served.shelf.left_of(popular_I, draft.ask.wish, draft.ask.time)
+        return without(may_be_shown, draft.forbidden)[: max(served.recipe.serve.retrieve, draft.ask.k)]
     return None if draft.ask.row_C is None else without(draft.ask.row_C, draft.forbidden)
 
 
@@ -113,7 +115,13 @@ def slate_of(draft: Draft, *, served: ServedCatalogue) -> ServedSlate:
         action_id=draft.retention.action_id if draft.retention else None,
         degraded=" ".join(what for what in draft.degraded if not what.startswith("explainer")),  # the slate is whole
         context=request.context,
+        shaping=_shaping(draft, served),
     )
+
+
+def _shaping(draft: Draft, served: ServedCatalogue) -> dict[str, Any]:
+    said = dict(draft.ranked.shaping) if draft.scored else served.shelf.shaping(draft.ask.wish)
+    return said | ({"left_out": draft.ask.left_out} if draft.ask.left_out else {})
 
 
 def kept_of(draft: Draft) -> Kept:

@@ -25,7 +25,7 @@ from clm_ray.serve.encoder import Encoder
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import ExplainBatch, Explained, Hops, ProfileBatch, Profiled, RankBatch, Ranked
 from clm_ray.serve.http import build_http
-from clm_ray.serve.live_items import LiveItems, amended_scorer
+from clm_ray.serve.live_items import LiveItems, amended_scorer, amended_shelf
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.retention import Retention, open_retention
 from clm_ray.serve.shadow import ShadowLine
@@ -119,7 +119,7 @@ class ProfilerReplica:
             return LiveItems(release, release=name, store=store, amend=amend, now=now)
 
         releases = Opened(_release(args), open_release=open_release, live=live, also=_also(args))
-        self._part = Profiler(releases=releases, store=store, telemetry=ray_telemetry())
+        self._part = Profiler(releases=releases, store=store, telemetry=ray_telemetry(), remembered=args.remembered)
 
     async def loaded(self) -> str:
         """See `Profiler.loaded`."""
@@ -139,15 +139,19 @@ class RankerReplica:
 
     def __init__(self, args: AppArgs) -> None:
         from clm_ray.model.inference import Scorer
-        from clm_ray.serve.ranker import Ranker
+        from clm_ray.serve.ranker import Ranker, RankerRelease
 
-        def open_release(folder: Path) -> Scorer:
-            return Scorer.open(folder, threads=args.threads)
+        def open_release(folder: Path) -> RankerRelease:
+            return RankerRelease(Scorer.open(folder, threads=args.threads), open_catalogue(folder).shelf)
 
         folder, store, now = _release(args), _store(args), _now(args)
 
-        def live(release: Scorer, name: str) -> LiveItems[Scorer]:
-            return LiveItems(release, release=name, store=store, amend=amended_scorer, now=now)
+        def amend(release: RankerRelease, changes: Sequence[ChangedItem], at: int) -> RankerRelease:
+            scorer = amended_scorer(release.scorer, changes, at)
+            return RankerRelease(scorer, amended_shelf(release.shelf, scorer.items, changes))
+
+        def live(release: RankerRelease, name: str) -> LiveItems[RankerRelease]:
+            return LiveItems(release, release=name, store=store, amend=amend, now=now)
 
         releases = Opened(folder, open_release=open_release, live=live, also=_also(args))
         self._part = Ranker(releases=releases, watch=ScoreWatch(folder.parent, telemetry=ray_telemetry()))

@@ -55,9 +55,10 @@ class CoalesceArgs(Strict):
     max_batch: int = Field(default=32, ge=1)
     """Requests per batch at most."""
     wait_ms: float = Field(default=1.0, ge=0, le=100)
-    """How long the first request of a batch waits for others, milliseconds."""
-    in_flight: int = Field(default=4, ge=1)
-    """Batches on their way at once, per gateway replica."""
+    """How long the first request of a batch waits for others while another batch is on its way, milliseconds."""
+    in_flight: int = Field(default=2, ge=1)
+    """Batches on their way at once, per gateway replica. More of them are smaller ones, and each hop costs the same whatever it carries: two keep
+    profiler and ranker busy at the same time."""
     max_waiting: int = Field(default=1024, ge=1)
     """Requests that may wait per gateway replica; further ones get 429."""
 
@@ -147,6 +148,8 @@ class AppArgs(Strict):
     split: SplitArgs | None = None
     shadow: ShadowArgs | None = None
     outcomes: OutcomeArgs = OutcomeArgs()
+    remembered: int = Field(default=4096, ge=0)
+    """Users whose state each profiler keeps between requests, until they have a new event: up to 60 kB each."""
 
     def admin_token(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The admin token, or None where there is none. Raises ConfigError when the named file cannot be read or is empty."""

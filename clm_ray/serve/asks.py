@@ -15,6 +15,7 @@ from clm_ray.features.history import EMPTY, History
 from clm_ray.messages import RankRequest, RecentEvent, RecommendRequest
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.checks import check_event, check_id
+from clm_ray.serve.hops import ANYTHING, Wish
 from clm_ray.store.answers import Claim
 
 NOBODY = ""
@@ -28,7 +29,8 @@ _NAMED = 10
 @dataclass(frozen=True)
 class Ask:
     """What one caller wants. `user_id`: as everything behind the gateway knows the user, NOBODY for an anonymous one; `time`: the moment of the
-    answer, µs; `row_C`: candidate rows, None to retrieve them; `skipped`: candidates left out; `arrived`: when it came, by the event loop's
+    answer, µs; `row_C`: candidate rows, None to retrieve them; `wish`: which of them; `left_out`: candidates
+    that may not be shown; `skipped`: unknown candidates; `arrived`: when it came, by the event loop's
     clock, s. `served`: the release that answers. `ranks_only`: nothing but an order is wanted. `claim`: under which its answer is kept, None where it is not.
     """
 
@@ -39,6 +41,8 @@ class Ask:
     row_C: NDArray[np.int32] | None
     k: int
     recent: History
+    wish: Wish = ANYTHING
+    left_out: int = 0
     skipped: list[str] = field(default_factory=list)
     arrived: float = 0.0
     ranks_only: bool = False
@@ -77,6 +81,9 @@ def read_ask(
         raise RequestError("lies in the future", field="as_of", value=request.as_of, fix="leave it out for now")
     time = now if request.as_of is None else request.as_of
     row_C, skipped = _candidates(request, served)
+    wish, given = _wish(request, served), 0 if row_C is None else len(row_C)
+    if row_C is not None:
+        row_C = served.shelf.left_of(row_C, wish, time)
     return Ask(
         request=request,
         served=served,
@@ -85,10 +92,30 @@ def read_ask(
         row_C=row_C,
         k=served.recipe.serve.k if request.k is None else request.k,
         recent=_recent(request.recent_events, served, time=time, now=now),
+        wish=wish,
+        left_out=0 if row_C is None else given - len(row_C),
         skipped=skipped,
         arrived=arrived,
         ranks_only=not isinstance(request, RecommendRequest),
         request_id=request_id,
+    )
+
+
+def _wish(request: RankRequest, served: ServedCatalogue) -> Wish:
+    said = request.filters
+    if said is None:
+        return ANYTHING if request.diversity is None else Wish(diversity=request.diversity)
+    rows = served.catalogue.rows
+    return Wish(
+        allow=None if said.allow is None else rows(said.allow),
+        deny=rows(said.deny),
+        categories=None if said.categories is None else tuple(said.categories),
+        flags=tuple(said.flags),
+        without_categories=tuple(said.without_categories),
+        without_flags=tuple(said.without_flags),
+        without_chosen=said.without_chosen,
+        diversity=request.diversity,
+        said=said.model_dump(exclude_defaults=True),
     )
 
 

@@ -24,7 +24,7 @@ class ShadowReplica:
     def __init__(self, args: AppArgs) -> None:
         from clm_ray.model.inference import Scorer
         from clm_ray.serve.profiler import Profiler, ProfilerRelease
-        from clm_ray.serve.ranker import Ranker
+        from clm_ray.serve.ranker import Ranker, RankerRelease
 
         assert args.shadow is not None, "build_app makes it for a shadow"
         assert args.store_url is not None, "build_app settles the store"
@@ -34,8 +34,10 @@ class ShadowReplica:
         store = open_store(args.store_url)
         profiled = ProfilerRelease(scorer, thresholds_of(folder))
         profiler = Profiler(releases=Opened(folder, open_release=lambda _folder: profiled), store=store)
-        ranker = Ranker(releases=Opened(folder, open_release=lambda _folder: scorer))
-        self._part = Shadow(served=open_catalogue(folder), store=store, profile=profiler.profile, rank=ranker.rank)
+        served = open_catalogue(folder)
+        ranking = RankerRelease(scorer, served.shelf)
+        ranker = Ranker(releases=Opened(folder, open_release=lambda _folder: ranking))
+        self._part = Shadow(served=served, store=store, profile=profiler.profile, rank=ranker.rank)
 
     async def score(self, asks: list[ShadowAsk]) -> int:
         """See `Shadow.score`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
 from clm_ray.release.stage_choices import STAGE_CHOICES, stage_orders
 from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, ItemRules
 from clm_ray.serve.popular import popular_rows
+from clm_ray.serve.shelf import STOCK, Shelf
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class ServedCatalogue:
     popular_at: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
     arm: str = ""
     """Which arm of a split this release is; empty where there is no split."""
+    stock: pa.Table | None = None
+    """Columns STOCK of the items; None: all are available, without flags."""
+    amended_shelf: Shelf | None = None
+    """With the items that were put or deleted since; None: as the release has it."""
 
     item_rules: ItemRules | None = None
     """Rules about items; None where the policy has none."""
@@ -59,6 +65,11 @@ class ServedCatalogue:
     def popular(self, stage: str | None) -> NDArray[np.int32]:
         """Rows, first what users of this stage choose; without a stage, or one of which the log says nothing, what is popular at large."""
         return self.popular_I if stage is None else self.popular_at.get(stage, self.popular_I)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Which items may be shown, and what moves them."""
+        return self.amended_shelf or Shelf.build(self.catalogue, self.stock, self.recipe.serve)
 
     @cached_property
     def rules(self) -> Rules:
@@ -98,7 +109,7 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
     pseudonyms = open_pseudonyms(recipe.privacy)
     check_fingerprint(pseudonyms, _manifest(folder)["parents"].get("pseudonyms"), field="release")
     try:
-        items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories"])
+        items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories", *STOCK])
         counts = pq.read_table(folder / "item_statistics.parquet", columns=list(STATISTICS))
     except FileNotFoundError as error:
         raise _missing(error) from error
@@ -115,6 +126,7 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
         popular_at=stage_orders(pq.read_table(choices), popular_I=popular_I) if choices.is_file() else {},
         pseudonyms=pseudonyms,
         item_rules=ItemRules.open(folder, recipe.policy),
+        stock=items.select(STOCK),
     )
 
 

@@ -30,7 +30,7 @@ class Coalescer(Generic[Q, A]):
         in_flight: int,
         max_waiting: int,
     ) -> None:
-        """`send` answers a batch in its order. `wait_s`: how long the first request of a batch waits for others."""
+        """`send` answers a batch in its order. `wait_s`: how long the first request of a batch waits for others while another batch is on its way."""
         self._send = send
         self._max_batch = max_batch
         self._wait_s = wait_s
@@ -58,7 +58,9 @@ class Coalescer(Generic[Q, A]):
             self._disarm()
             self._fire()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._fire)
+            # While nothing is on its way a request waits for nobody but those that are read in the same turn of the loop.
+            wait_s = self._wait_s if self._running else 0.0
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._fire)
 
     def _disarm(self) -> None:
         if self._timer is not None:

@@ -55,7 +55,7 @@ from clm_ray.serve.asks import Ask, names_unknown_items, read_ask
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.coalesce import Coalescer
 from clm_ray.serve.course import STORE, Course, cause_of
-from clm_ray.serve.hops import ExplainBatch, Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
+from clm_ray.serve.hops import ANYTHING, ExplainBatch, Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
 from clm_ray.serve.intake import admit, verdict_of
 from clm_ray.serve.items import Items
 from clm_ray.serve.live_items import EVERY_S, SOON_S, LiveItems, amended_catalogue
@@ -319,6 +319,7 @@ class Gateway:
             rows=[candidates_of(draft, served=served) for draft in drafts],
             k=[draft.ask.k for draft in drafts],
             forbidden=[d.forbidden.row_F for d in drafts] if any(len(d.forbidden.row_F) for d in drafts) else [],
+            wishes=[] if all(d.ask.wish is ANYTHING for d in drafts) else [d.ask.wish for d in drafts],
         )
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
         if ranked and max(one.row_K.max(initial=0) for one in ranked) >= len(served.catalogue):

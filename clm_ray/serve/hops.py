@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,15 +56,39 @@ class Profiled:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What a request asks of the items: rows to choose from (None: any) and never to show, categories and flags. `said`: as the caller put it."""
+
+    allow: NDArray[np.int32] | None = None
+    deny: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    categories: tuple[str, ...] | None = None
+    flags: tuple[str, ...] = ()
+    without_categories: tuple[str, ...] = ()
+    without_flags: tuple[str, ...] = ()
+    without_chosen: bool = False
+    diversity: float | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is asked that leaves items out."""
+        return not self.said
+
+
+ANYTHING = Wish()
+
+
+@dataclass(frozen=True)
 class RankBatch:
     """To the ranker. `rows`: per user the candidate rows, or None to retrieve them; `k`: items wanted; `forbidden`: per user the rows that may not
-    be retrieved, empty where nobody has such."""
+    be retrieved, empty where nobody has such; `wishes`: what else each asked, empty where nobody asked anything."""
 
     release: str
     states: bytes
     rows: list[NDArray[np.int32] | None]
     k: list[int]
     forbidden: list[NDArray[np.int32]] = field(default_factory=list)
+    wishes: list[Wish] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,8 @@ class Ranked:
 
     row_K: NDArray[np.int32]
     probability_K: NDArray[np.float32]
+    shaping: dict[str, Any] = field(default_factory=dict)
+    """What beside the probabilities made the slate, for the log."""
 
 
 @dataclass(frozen=True)

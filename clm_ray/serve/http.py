@@ -23,6 +23,7 @@ from clm_ray.messages import (
     parse_time,
 )
 from clm_ray.serve import problems
+from clm_ray.serve.fast_json import FastJson
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.item_routes import add_item_routes
 from clm_ray.serve.observed import RequestCounts
@@ -50,6 +51,7 @@ def build_http(gateway: Gateway, *, admin_token: str | None, name_answers: bool 
         description=_DESCRIPTION,
         responses=problems.RESPONSES,
     )
+    app.router.route_class = FastJson
     app.add_middleware(problems.BodyLimit, limit=MAX_BODY_BYTES)
     app.add_middleware(RequestCounts, telemetry=gateway.telemetry)
     problems.install(app)

@@ -20,6 +20,7 @@ from clm_ray.errors import StoreError
 from clm_ray.features.catalogue import Amendment, Catalogue
 from clm_ray.serve import request_ids
 from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.shelf import Shelf
 from clm_ray.store.items import ChangedItem, Mark
 from clm_ray.store.store import Store
 
@@ -111,8 +112,24 @@ def amended_catalogue(served: ServedCatalogue, changes: Sequence[ChangedItem], n
                 if one.item is not None
             }
         )
+    shelf = amended_shelf(served.shelf, catalogue, changes)
     at = {stage: rows[~np.isin(rows, catalogue.gone_G)] for stage, rows in served.popular_at.items()}
-    return replace(served, catalogue=catalogue, popular_I=popular_I, popular_at=at, item_rules=rules)
+    return replace(
+        served, catalogue=catalogue, popular_I=popular_I, popular_at=at, item_rules=rules, amended_shelf=shelf
+    )
+
+
+def amended_shelf(shelf: Shelf, catalogue: Catalogue, changes: Sequence[ChangedItem]) -> Shelf:
+    """For whoever applies rules: availability and flags. `catalogue`: with the changes, `shelf`: without them."""
+    known = len(shelf.from_I)
+    items = {}
+    for change in changes:
+        own = shelf.catalogue.row_of.get(change.item_id)
+        if change.item is not None and change.vector is not None:
+            item = change.item
+            row = known + change.number - 1 if own is None else own
+            items[row] = (item.available_from, item.available_until, item.flags)
+    return shelf.amended(catalogue, items)
 
 
 def amended_scorer(scorer: Scorer, changes: Sequence[ChangedItem], now: int) -> Scorer:

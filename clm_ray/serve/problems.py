@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clm_ray.errors import ClmError, EndpointError, RequestError, StoreError
-from clm_ray.messages import FieldProblem, Problem
+from clm_ray.messages import NO_CONTROL_CHARACTERS, FieldProblem, Problem
 from clm_ray.serve import request_ids
 
 MEDIA_TYPE = "application/problem+json"
@@ -58,6 +58,8 @@ def path_of(location: Sequence[object]) -> str:
 
 def sentence(error: dict[str, Any]) -> str:
     """A validation error in one sentence, without the validator's own prefixes."""
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NO_CONTROL_CHARACTERS:
+        return "must not contain control characters"
     message = str(error["msg"])
     return shortened(message.removeprefix("Value error, "))
 

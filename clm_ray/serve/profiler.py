@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,11 @@ from clm_ray.model.explain import explain_slate
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.serve import measures
 from clm_ray.serve.hops import ExplainBatch, Explained, Moved, ProfileAsk, ProfileBatch, Profiled, RetentionFacts
+from clm_ray.serve.known import KnownUser, KnownUsers, read
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.telemetry import Telemetry, unrecorded
 from clm_ray.store.history import StoredHistory
+from clm_ray.store.records import HistoryMark
 from clm_ray.store.store import Store
 
 MOST_REASONS = 3
@@ -46,8 +49,17 @@ class ProfilerRelease:
 class Profiler:
     """Answers `ProfileBatch`es. The store is read in one thread pool, the model runs in a thread of its own."""
 
-    def __init__(self, *, releases: Opened[ProfilerRelease], store: Store, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        releases: Opened[ProfilerRelease],
+        store: Store,
+        telemetry: Telemetry | None = None,
+        remembered: int = 4096,
+    ) -> None:
+        """`remembered`: users whose state is kept between requests."""
         self._releases = releases
+        self._known = KnownUsers(remembered)
         self._store = store
         self._telemetry = telemetry or unrecorded()
         self._model = ThreadPoolExecutor(max_workers=1, thread_name_prefix="profiler-model")
@@ -60,11 +72,18 @@ class Profiler:
 
     async def profile(self, batch: ProfileBatch) -> Profiled:
         """Profiles and states, in the order of the batch."""
-        users = [ask.user_id for ask in batch.asks]
-        with self._telemetry.timed(measures.STORE_SECONDS, "histories"):
-            stored = await asyncio.to_thread(self._store.histories, users)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._model, self._profile, batch, stored)
+        with self._telemetry.timed(measures.STORE_SECONDS, "marks"):
+            marks = await asyncio.to_thread(self._store.marks, [ask.user_id for ask in batch.asks])
+        known = self._known.find(batch.release, marks)
+        missing = [user for user in marks if user not in known]
+        self._telemetry.count(measures.CACHE, "profiles", "hit", by=len(known))
+        self._telemetry.count(measures.CACHE, "profiles", "miss", by=len(missing))
+        stored: dict[str, StoredHistory] = {}
+        if missing:
+            with self._telemetry.timed(measures.STORE_SECONDS, "histories"):
+                stored = await asyncio.to_thread(self._store.histories, missing)
+        read = partial(self._read, batch, marks=marks, known=known, stored=stored)
+        return await asyncio.get_running_loop().run_in_executor(self._model, read)
 
     async def explain(self, batch: ExplainBatch) -> list[Explained]:
         """Which events moved the items of each slate, in the order of the batch. In a thread of its own: it takes long, and profiles must not wait."""
@@ -77,20 +96,46 @@ class Profiler:
         requests = _requests(batch.asks, _histories(batch.asks, stored, scorer), scorer)
         return [_explained(scorer, request, rows) for request, rows in zip(requests, batch.rows, strict=True)]
 
-    def _profile(self, batch: ProfileBatch, stored: dict[str, StoredHistory]) -> Profiled:
+    def _read(
+        self,
+        batch: ProfileBatch,
+        *,
+        marks: dict[str, HistoryMark],
+        known: dict[str, KnownUser],
+        stored: dict[str, StoredHistory],
+    ) -> Profiled:
         release = self._releases.get(batch.release)
-        scorer = release.scorer
-        histories = _histories(batch.asks, stored, scorer)
-        requests = _requests(batch.asks, histories, scorer)
-        states = scorer.states(requests)
-        survival = scorer.survival(states)
-        profiles, facts = [], []
-        for place, (request, history) in enumerate(zip(requests, histories, strict=True)):
-            chances = None if survival is None else survival[place]
-            profiles.append(_profile(request, _activity(request.history, scorer), chances=chances, release=release))
-            # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
-            facts.append(facts_of(request, history.before(request.time), chances=chances, scorer=scorer))
-        return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(states, protocol=pickle.HIGHEST_PROTOCOL))
+        fresh = read(stored, marks, release.scorer)
+        self._known.keep(batch.release, fresh)
+        return _profiled(batch.asks, known | fresh, release)
+
+
+def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], release: ProfilerRelease) -> Profiled:
+    scorer = release.scorer
+    known = [users[ask.user_id] for ask in asks]
+    # What only this caller knows, or a moment within the history, asks for a state of its own.
+    states = [
+        scorer.later(user.state, ask.time) if user.state and user.holds(ask.time) and not len(ask.recent) else None
+        for ask, user in zip(asks, known, strict=True)
+    ]
+    own = {
+        place: UserRequest(ask.user_id, merged(user.history, ask.recent).before(ask.time), ask.time)
+        for place, (ask, user, state) in enumerate(zip(asks, known, states, strict=True))
+        if state is None
+    }
+    for place, state in zip(own, scorer.states(list(own.values())), strict=True):
+        states[place] = state
+    whole = [state for state in states if state is not None]
+    survival = scorer.survival(whole)
+    profiles, facts = [], []
+    for place, (ask, user) in enumerate(zip(asks, known, strict=True)):
+        request = own.get(place) or UserRequest(ask.user_id, user.history, ask.time)
+        liked = _liked(request, scorer) if place in own else user.liked
+        chances = None if survival is None else survival[place]
+        profiles.append(_profile(request, liked, chances=chances, release=release))
+        # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
+        facts.append(facts_of(request, user.history.before(ask.time), chances=chances, scorer=scorer))
+    return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(whole, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def _histories(asks: Sequence[ProfileAsk], stored: dict[str, StoredHistory], scorer: Scorer) -> list[History]:
@@ -162,17 +207,21 @@ def _activity(history: History, scorer: Scorer) -> NDArray[np.int64]:
     return history.time_N[scorer.vocabulary.is_activity(history)]
 
 
+def _liked(request: UserRequest, scorer: Scorer) -> list[tuple[str, float]]:
+    return interests(request.history, request.time, catalogue=scorer.items, vocabulary=scorer.vocabulary)
+
+
 def _profile(
     request: UserRequest,
-    activity_N: NDArray[np.int64],
+    liked: Sequence[tuple[str, float]],
     *,
     chances: NDArray[np.float32] | None,
     release: ProfilerRelease,
 ) -> Profile:
     scorer = release.scorer
+    activity_N = _activity(request.history, scorer)
     why = explain_stage(activity_N, request.time, thresholds=release.thresholds)
     habits = rfm(request.history, request.time, vocabulary=scorer.vocabulary)
-    liked = interests(request.history, request.time, catalogue=scorer.items, vocabulary=scorer.vocabulary)
     chance, reason = _chance_active(chances, bool(len(activity_N)), scorer)
     return Profile(
         stage=why.stage,

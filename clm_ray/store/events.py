@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from clm_ray.store.engine import Lock, chunks, hold, insert
 from clm_ray.store.history import NewEvent, StoredHistory, empty_history, merge, unpack, unpack_ids
-from clm_ray.store.records import StoredEvent, Verdict
+from clm_ray.store.records import HistoryMark, StoredEvent, Verdict
 from clm_ray.store.tables import EVENTS, HISTORY_BASE
 
 
@@ -92,6 +92,20 @@ def histories(
             history = merge(history, ids, live[user_id])
         result[user_id] = history
     return result
+
+
+def marks(connection: Connection, user_ids: Sequence[str]) -> dict[str, HistoryMark]:
+    """The mark of each user's history."""
+    found = {user_id: HistoryMark("", 0, 0, 0) for user_id in user_ids}
+    base, of = HISTORY_BASE.c, EVENTS.c
+    for part in chunks(dict.fromkeys(user_ids)):
+        bases = select(base.user_id, base.dataset, base.upto).where(base.user_id.in_(part))
+        for user_id, dataset, upto in connection.execute(bases).all():
+            found[user_id] = HistoryMark(dataset, upto, 0, 0)
+        since = select(of.user_id, func.count(), func.max(of.seq)).where(of.user_id.in_(part)).group_by(of.user_id)
+        for user_id, events, last in connection.execute(since).all():
+            found[user_id] = found[user_id]._replace(events=events, last=last)
+    return found
 
 
 def replace_bases(connection: Connection, bases: Iterable[tuple[str, int, bytes]], *, dataset: str) -> int:

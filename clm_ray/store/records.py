@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -38,6 +38,16 @@ class StoredEvent:
     value: float | None = None
     decision_id: str | None = None
     context: Mapping[str, str] = field(default_factory=dict)
+
+
+class HistoryMark(NamedTuple):
+    """Changes whenever a user's stored history does. dataset, upto: of the base (µs of its last event), "" and 0 without one; events, last:
+    number and highest `seq` of the events since."""
+
+    dataset: str
+    upto: int
+    events: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,8 @@ class ServedSlate:
     degraded: str = ""
     context: Mapping[str, str] = field(default_factory=dict)
     arm: str = ""
+    shaping: Mapping[str, Any] = field(default_factory=dict)
+    """What beside the probabilities made the slate (filters, boosts, diversity, pins); empty where nothing did."""
 
     def to_json(self) -> str:
         """The record as JSON text."""

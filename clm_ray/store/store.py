@@ -31,6 +31,7 @@ from clm_ray.store.leases import Holder, close_leases
 from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
+    HistoryMark,
     Override,
     Reservation,
     RetentionDecision,
@@ -140,6 +141,11 @@ class Store:
         """
         with self.reading() as connection:
             return events.histories(connection, user_ids, recent=recent or {})
+
+    def marks(self, user_ids: Sequence[str]) -> dict[str, HistoryMark]:
+        """What changes whenever a user's history does: a reader who has seen the same mark before need not read `histories` again."""
+        with self.reading() as connection:
+            return events.marks(connection, user_ids)
 
     def load_base(self, bases: Iterable[tuple[StoredHistory, Sequence[str]]], *, dataset: str) -> int:
         """Replace the bases of these users, given as (history, event ids), in one transaction. Returns how many.

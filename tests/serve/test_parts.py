@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_release import ITEM_IDS, write_release
 
+from clm_ray.config.serve import RuleConfig, ServeConfig
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
 from clm_ray.features.history import EMPTY, History
@@ -18,6 +19,7 @@ from clm_ray.policy.epochs import epoch_of
 from clm_ray.schema import DAY_US
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
 from clm_ray.serve.hops import (
+    ANYTHING,
     ExplainBatch,
     ProfileAsk,
     ProfileBatch,
@@ -26,11 +28,13 @@ from clm_ray.serve.hops import (
     Ranked,
     RetainBatch,
     RetentionFacts,
+    Wish,
 )
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.profiler import Profiler, ProfilerRelease, merged, states_of
-from clm_ray.serve.ranker import Ranker, best
+from clm_ray.serve.ranker import Ranker, RankerRelease, slate
 from clm_ray.serve.retention import Retention, open_retention
+from clm_ray.serve.shelf import Shelf
 from clm_ray.store.records import StoredEvent, UserOverlay
 from clm_ray.store.store import Store
 
@@ -55,7 +59,8 @@ def profiler(folder: Path, scorer: Scorer, store: Store) -> Profiler:
 
 @pytest.fixture
 def ranker(folder: Path, scorer: Scorer) -> Ranker:
-    return Ranker(releases=Opened(folder, open_release=lambda _: scorer))
+    release = RankerRelease(scorer, open_catalogue(folder).shelf)
+    return Ranker(releases=Opened(folder, open_release=lambda _: release))
 
 
 @pytest.fixture
@@ -218,8 +223,11 @@ def test_without_candidates_the_catalogue_is_searched(profiler: Profiler, ranker
     assert set(few.row_K.tolist()) <= set(retrieved.tolist())
 
 
-def test_equal_scores_are_in_the_order_of_the_catalogue() -> None:
-    ranked = best(np.array([9, 4, 7], np.int32), np.array([0.5, 0.5, 0.9], np.float32), k=3)
+def test_equal_scores_are_in_the_order_of_the_catalogue(scorer: Scorer, folder: Path) -> None:
+    (state,) = scorer.states([UserRequest("ann", EMPTY, NOW)])
+    release = RankerRelease(scorer, open_catalogue(folder).shelf)
+    logits = np.array([0.0, 0.0, 2.0], np.float32)
+    ranked = slate(release, state, np.array([9, 4, 7], np.int32), logits, k=3, wish=ANYTHING)
     assert ranked.row_K.tolist() == [7, 4, 9]
 
 
@@ -302,3 +310,26 @@ def test_another_release_is_opened_beside_the_own_one_and_only_a_few_are_kept(tm
     assert releases.release == "r2"
     assert [releases.get(name) for name in ("r1", "r2", "r1", "r3", "r2", "r1")] == ["r1", "r2", "r1", "r3", "r2", "r1"]
     assert opened == ["r2", "r1", "r3", "r1"], "the own release stays open"
+
+
+def test_filters_rules_and_pins_reach_the_slate_and_its_log(folder: Path, scorer: Scorer, profiler: Profiler) -> None:
+    served = open_catalogue(folder)
+    rules = (
+        RuleConfig(do="exclude", items=("i02",)),
+        RuleConfig(do="pin", items=("i03",), place=2),
+        RuleConfig(do="boost", items=("i11",), times=1e6),
+    )
+    shelf = Shelf.build(served.catalogue, None, ServeConfig(rules=rules))
+    ranker = Ranker(releases=Opened(folder, open_release=lambda _: RankerRelease(scorer, shelf)))
+    states = profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).states
+    wish = Wish(categories=("fruit",), without_chosen=True, said={"categories": ["fruit"]})
+    ask = RankBatch("r1", states, [None], [4], wishes=[wish])
+    (found,) = asyncio.run(ranker.rank(ask))
+    shown = [served.catalogue.ids[row] for row in found.row_K]
+    # Odd rows are fruit; ann chose i01, and i02 is excluded anyway. i11 is lifted to the top, i03 pinned behind it.
+    assert shown[:2] == ["i11", "i03"]
+    assert set(shown) <= {"i03", "i05", "i07", "i09", "i11"}
+    state = states_of(states)[0]
+    exact = scorer.click([state], [found.row_K])[0]
+    np.testing.assert_allclose(found.probability_K, exact, rtol=1e-5, err_msg="probabilities stay the model's")
+    assert found.shaping == {"filters": {"categories": ["fruit"]}, "boosts": 1, "pins": ["i03"]}

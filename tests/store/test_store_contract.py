@@ -233,3 +233,19 @@ def test_a_store_that_is_not_one_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     with pytest.raises(StoreError, match="has no tables"):
         open_store(f"sqlite:///{tmp_path / 'empty.db'}", create=False)
+
+
+def test_the_mark_of_a_history_changes_with_every_event_and_with_its_base_alone(store: Store) -> None:
+    before = store.marks(["ann", "bob"])
+    store.append_events([StoredEvent("m1", "ann", "purchase", 1_000)], received_at=1_000)
+    after = store.marks(["ann", "bob"])
+    assert after["ann"] != before["ann"]
+    assert after["bob"] == before["bob"]
+    store.append_events([StoredEvent("m1", "ann", "purchase", 1_000)], received_at=2_000)
+    assert store.marks(["ann"])["ann"] == after["ann"], "a duplicate changes nothing"
+    store.append_events([StoredEvent("m0", "ann", "purchase", 5)], received_at=2_000)
+    late = store.marks(["ann"])["ann"]
+    assert late not in (before["ann"], after["ann"])
+    history = store.histories(["ann"])["ann"]
+    store.load_base([(history, ["m0", "m1"])], dataset="d2")
+    assert store.marks(["ann"])["ann"] != late
