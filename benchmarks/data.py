@@ -5,8 +5,8 @@ curve                `prepare` on 1, 5, 20 and 50 million made events, each in a
 growth_5m_to_50m     time per event at 50 million by that at 5 million; growth_cpu_5m_to_50m: the same of CPU time
 batches_vs_trainer   windows/s of ready batches by those that training takes, one thread each (MovieLens-100K, needs `make movielens`)
 
-Memory is the sum over all processes of the run of what each has to itself and its share of what it has in common with others (PSS), looked at once a
-second. CPU seconds are those of all these processes: beside other work on the machine they say more than the time on the wall. `steps` are the
+Memory is the sum over all processes of the run of what each has to itself and its share of what it has in common with others (PSS), looked at every two
+seconds. CPU seconds are those of all these processes: beside other work on the machine they say more than the time on the wall. `steps` are the
 seconds at which each step of `prepare` began.
 Writes benchmarks/results/data.json, a part as soon as it is done.
 """
@@ -33,6 +33,8 @@ from benchmarks.record import figures_of, record
 SIZES = (1, 5, 20, 50)
 """Millions of events."""
 PARTITIONS = 16
+OBJECT_STORE_GB = 2.0
+"""Of Ray, which would take 30 % of the machine's memory."""
 COLUMNS = ["user_id", "item_id", "event_type", "timestamp", "value"]
 
 
@@ -146,8 +148,11 @@ def _log(root: Path, millions: int) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """A Ray of its own, whatever runs on this machine; its workers are as nice as what they are measured beside, not nicer."""
-    return {**os.environ, "RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
+    """A Ray of its own, whatever runs on this machine; its workers are as nice as what they are measured beside, not nicer. What does not fit into
+    its object store is spilled to the disk."""
+    share = OBJECT_STORE_GB * 1e9 / psutil.virtual_memory().total
+    own = {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0", "RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": str(share)}
+    return {**os.environ, **own}
 
 
 def _watched(command: Sequence[str], *, said: Path) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def _watched(command: Sequence[str], *, said: Path) -> dict[str, Any]:
     with said.open("w") as output, subprocess.Popen(command, env=_environment(), stdout=output) as process:
         while process.poll() is None:
             peak = max(peak, _look(process.pid, busy))
-            time.sleep(1.0)
+            time.sleep(2.0)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
     steps = {step: float(at) for at, step in re.findall(r"^\[ *([0-9.]+) s\] (.*)", said.read_text(), re.MULTILINE)}

@@ -30,6 +30,16 @@ from clm_ray.features.spec import FeatureSource
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.schema import DAY_US, NEIGHBOURS
 
+_OPINIONS = pa.schema(
+    [
+        ("user", pa.uint64()),
+        ("item", pa.int32()),
+        ("time", pa.int64()),
+        ("surprise", pa.float32()),
+        ("choice", pa.float32()),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class SlicedOpinions:
@@ -111,9 +121,10 @@ def opinions_of(block: pa.Table, source: FeatureSource) -> pa.Table:
         )
         for column, values in zip(columns, mine, strict=True):
             column.append(values[known])
-    kinds = (pa.uint64(), pa.int32(), pa.int64(), pa.float32(), pa.float32())
-    arrays = [pa.array(np.concatenate(c) if c else np.empty(0), kind) for c, kind in zip(columns, kinds, strict=True)]
-    return pa.table(arrays, names=["user", "item", "time", "surprise", "choice"])
+    arrays = [
+        pa.array(np.concatenate(c) if c else np.empty(0), f.type) for c, f in zip(columns, _OPINIONS, strict=True)
+    ]
+    return pa.table(arrays, schema=_OPINIONS)
 
 
 @ray.remote
@@ -122,8 +133,9 @@ def _slice(relation: int, end: int, config: NeighboursConfig, *blocks: pa.Table)
 
 
 def opinions_before(end: int, blocks: Sequence[pa.Table]) -> pa.Table:
-    """The opinions of a slice: those strictly before its end."""
-    return pa.concat_tables([block.filter(pc.less(block.column("time"), end)) for block in blocks])
+    """The opinions of a slice: those strictly before its end. A bucket without users may come as a block without columns."""
+    known = [block.filter(pc.less(block.column("time"), end)) for block in blocks if block.num_rows]
+    return pa.concat_tables([_OPINIONS.empty_table(), *known])
 
 
 @dataclass(frozen=True)

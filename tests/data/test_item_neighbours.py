@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_logs import DAY_US, START, Row, moments, numbered, rows, source_of, statistics_of, table_of
 
 from clm_ray.config.data import NeighboursConfig
-from clm_ray.data.neighbours import neighbours_of, opinions_of, similar_items, slice_ends
+from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
 from clm_ray.features.neighbours import RELATIONS, tastes
 from clm_ray.schema import NEIGHBOURS
 
@@ -136,6 +136,14 @@ def test_slices_by_days_follow_each_other_without_a_hole() -> None:
     assert set(np.diff(ends)) == {3 * DAY_US}
     assert START < ends[0] <= START + 3 * DAY_US
     assert last - 3 * DAY_US < ends[-1] <= last
+
+
+def test_a_bucket_without_users_has_no_opinions() -> None:
+    """Ray Data passes an empty block on as it is: without the columns that the function would give it."""
+    log = numbered([Row("u1", START + 5, "purchase", 1)])
+    empty = table_of([])
+    assert opinions_before(END, [empty, opinions(log), empty]).equals(opinions(log))
+    assert opinions_before(END, [empty]).num_rows == 0
 
 
 def test_a_table_is_read_as_it_was_written() -> None:
