@@ -3,6 +3,7 @@
 vs_polars_5m         user sequences of 5 million made events: seconds through a shuffle on Ray (16 partitions) by those of Polars in one process
 curve                `prepare` on 1, 5, 20 and 50 million made events, each in a Ray of its own: seconds, and peak memory of everything it started
 growth_5m_to_50m     time per event at 50 million by that at 5 million; growth_cpu_5m_to_50m: the same of CPU time
+skew                 `prepare` on a log in which everything is uneven (benchmarks/skewed.py): memory, and the longest task of each kind beside the usual one
 batches_vs_trainer   windows/s of ready batches by those that training takes, one thread each (MovieLens-100K, needs `make movielens`)
 
 Memory is the sum over all processes of the run of what each has to itself and its share of what it has in common with others (PSS), looked at every two
@@ -14,6 +15,7 @@ Writes benchmarks/results/data.json, a part as soon as it is done.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -32,6 +34,7 @@ from benchmarks.record import figures_of, record
 
 SIZES = (1, 5, 20, 50)
 """Millions of events."""
+HEAVY_EVENTS, ONCE_USERS = 2_000_000, 200_000
 PARTITIONS = 16
 OBJECT_STORE_GB = 2.0
 """Of Ray, which would take 30 % of the machine's memory."""
@@ -109,6 +112,19 @@ def curve(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
     return figures
 
 
+def skew(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
+    """Two million events of one user, and users of one event each."""
+    script, said = Path(__file__).with_name("skewed.py"), root / "skew.txt"
+    folder = root / "skewed"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, str(script), str(folder), str(HEAVY_EVENTS), str(ONCE_USERS)]
+    watched = _watched(command, said=said)
+    shutil.rmtree(folder)
+    found = json.loads(said.read_text().splitlines()[-1])
+    del watched["steps"]
+    return {"skew": {"heavy_events": HEAVY_EVENTS, "once_users": ONCE_USERS, **watched, **found}}
+
+
 def batches_vs_trainer(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
     """An epoch of batches that nobody trains on, and an epoch of training."""
     from benchmarks import plain_torch
@@ -133,6 +149,7 @@ def batches_vs_trainer(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
 PARTS: Mapping[str, Callable[[Path, Sequence[int]], dict[str, Any]]] = {
     "vs_polars": vs_polars,
     "curve": curve,
+    "skew": skew,
     "batches": batches_vs_trainer,
 }
 
