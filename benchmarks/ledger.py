@@ -1,6 +1,6 @@
 """The ledger under fire: processes reserve, book and are killed, on both databases; nothing is overspent, doubled or lost.
 
-    python -m benchmarks.ledger [--reservations 100000] [--processes 8] [--kills 40]
+    python -m benchmarks.ledger [--reservations 100000] [--processes 8] [--kills 40] [--backend sqlite]
 
 Each process decides about batches of users as `clm_ray.decide` does: it reserves the highest cost for each, draws, and books, which settles. Half of the kills
 (SIGKILL) hit a process that has reserved a batch and not yet booked it, the other half one at any moment. Every other batch that a kill leaves
@@ -24,7 +24,8 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -42,6 +43,7 @@ from clm_ray.store.records import Reservation, RetentionDecision
 from clm_ray.store.store import Store, open_store
 from clm_ray.store.tables import AUDIT_LOG, RETENTION_DECISIONS
 
+BACKENDS = ("sqlite", "postgresql")
 BATCH = 20
 COSTS = (0.0, 2.0, 5.0)
 
@@ -77,17 +79,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reservations", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--backend", choices=BACKENDS, action="append", help="only this one; figures of the other stay")
     args = parser.parse_args(argv)
     size = {"reservations": args.reservations, "processes": args.processes, "kills": args.kills}
-    with tempfile.TemporaryDirectory() as folder:
-        figures = {"sqlite": under_fire(f"sqlite:///{folder}/store.db", **size)}
-    with running_postgres(durable=True) as server, fresh_schema(server) as url:
-        figures["postgresql"] = under_fire(url, **size)
-    for backend, found in figures.items():
+    for backend in args.backend or BACKENDS:
+        with empty_store(backend) as url:
+            found = under_fire(url, **size)
         print(backend, found)
         if any(found[name] for name in ("overspend", "doubled", "lost", "unreturned")):
             raise SystemExit(f"{backend}: the books do not add up")
-    record("ledger", figures)
+        record("ledger", {backend: found}, merge=True)
+
+
+@contextmanager
+def empty_store(backend: str) -> Iterator[str]:
+    """URL of an empty database, which is removed in the end."""
+    if backend == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/store.db"
+    else:
+        with running_postgres(durable=True) as server, fresh_schema(server) as url:
+            yield url
 
 
 def under_fire(url: str, *, reservations: int, processes: int, kills: int, seed: int = 0) -> dict[str, Any]:
