@@ -72,4 +72,5 @@ class StoreConfig(Section):
     """Where online state and durable logs live."""
 
     url: str | None = None
-    """SQLAlchemy URL; None: SQLite `store.db` in the workspace."""
+    """sqlite:////path or postgresql://user@host/database; None: SQLite `store.db` in the workspace. `?connections=8`: most connections that
+    each process keeps open. It is written into releases: leave the password to PGPASSFILE, ~/.pgpass or PGPASSWORD."""

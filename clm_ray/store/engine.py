@@ -46,7 +46,7 @@ class Lock(IntEnum):
 
 
 def make_engine(url: str, *, create: bool, connections: int) -> Engine:
-    """An engine for `url` that keeps at most `connections` open.
+    """An engine for `url` that keeps at most `connections` open, or as many as the URL says (`?connections=`).
 
     Raises StoreError: not a URL, a backend that is not supported, no such file (`create` false).
     """
@@ -54,6 +54,9 @@ def make_engine(url: str, *, create: bool, connections: int) -> Engine:
         parsed = make_url(url)
     except ArgumentError as error:
         raise StoreError("not an SQLAlchemy URL", field="store.url", value=url, fix=_USE) from error
+    if "connections" in parsed.query:
+        connections = _count(parsed)
+        parsed = parsed.difference_update_query(["connections"])
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgres(parsed, connections)
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
@@ -136,6 +139,14 @@ def told(engine: Engine) -> Iterator[None]:
 
 def _shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
+
+
+def _count(url: URL) -> int:
+    given = url.query["connections"]
+    if isinstance(given, str) and given.isdecimal() and int(given) > 0:
+        return int(given)
+    fix = "give a number above 0"
+    raise StoreError("connections is not a count", field="store.url", value=_shown(url), fix=fix)
 
 
 def _sqlite(url: URL, create: bool, connections: int) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -132,3 +133,19 @@ def test_two_runs_at_once_write_the_same_files(store: Store, tmp_path: Path, mon
     run(store, tmp_path, rows_per_part=2)
     assert ids(tmp_path) == Counter([*map(str, range(6)), "new"])
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_events_that_are_committed_late_are_not_passed_by(store: Store, store_url: str, tmp_path: Path) -> None:
+    """Somebody has a lower `seq` and commits later than somebody else: compaction waits for both."""
+    from clm_ray.store import events
+
+    with open_store(store_url) as other, ThreadPoolExecutor(1) as pool:
+        with store.writing() as connection:
+            events.append(connection, [event("slow")], known=set(), erased={}, received_at=0)
+            other.append_events([event("fast")], received_at=0)
+            done = pool.submit(run, other, tmp_path)
+            with pytest.raises(TimeoutError):
+                done.result(timeout=0.2)
+        assert done.result().events == 2
+    assert ids(tmp_path) == {"slow": 1, "fast": 1}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -199,6 +201,53 @@ def test_threads_share_a_store(store: Store) -> None:
     assert len(store.histories(["u"])["u"]) == 41
 
 
+def test_processes_that_send_the_same_events_store_each_once(store: Store, store_url: str) -> None:
+    """Each store of this test writes beside the others, as processes do."""
+    ids = [f"{n}" for n in range(40)]
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        stores = [store, *(stack.enter_context(open_store(store_url, create=False)) for _ in range(3))]
+        orders = [ids, ids[::-1], ids[20:] + ids[:20], ids[::2] + ids[1::2]]
+        batches = [[event(n, time=int(n)) for n in order] for order in orders]
+        verdicts = list(pool.map(lambda s, batch: s.append_events(batch, received_at=0), stores, batches))
+    assert sum(verdict.count(A) for verdict in verdicts) == 40
+    assert store.histories(["u"])["u"].time_N.tolist() == list(range(40))
+
+
+def test_processes_that_decide_at_once_agree(
+    store: Store, store_url: str, decision: Callable[..., RetentionDecision]
+) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        stores = [store, *(stack.enter_context(open_store(store_url, create=False)) for _ in range(3))]
+        made = [[decision(user_id=f"u{n}", time=who) for n in range(20)] for who in range(4)]
+        booked = list(pool.map(lambda s, batch: s.book(batch), stores, made))
+    assert all(batch == booked[0] for batch in booked)
+    assert len({d.action_id for d in booked[0]}) == 20
+    assert store.verify_audit().entries == 20
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_postgres_acknowledges_what_is_on_disk(store: Store, store_url: str) -> None:
+    with store.writing() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    careless = store_url.replace("options=", "options=-csynchronous_commit%3Doff%20")
+    with open_store(careless) as opened, opened.writing() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_connections_that_the_server_closed_are_replaced(store: Store) -> None:
+    store.append_events([event("1")], received_at=0)
+    with store.writing() as connection:
+        closed = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        connection.exec_driver_sql(f"{closed} AND application_name = 'clm_ray'")
+    assert store.append_events([event("1"), event("2")], received_at=0) == [D, A]
+
+
+def test_the_url_says_how_many_connections(store_url: str) -> None:
+    with open_store(f"{store_url}{'&' if '?' in store_url else '?'}connections=1") as store:
+        assert store.append_events([event("1")], received_at=0) == [A]
+
+
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_sqlite_keeps_what_it_acknowledged(store: Store) -> None:
     with store.reading() as connection:
@@ -215,6 +264,10 @@ def test_sqlite_keeps_what_it_acknowledged(store: Store) -> None:
         ("nonsense", "not an SQLAlchemy URL"),
         ("mysql://user:secret@host/db", "not supported"),
         ("sqlite://", "needs a file"),
+        ("postgresql://user:secret@host", "names no database"),
+        ("postgresql+asyncpg://user:secret@host/db", "not supported"),
+        ("postgresql://user:secret@127.0.0.1:1/db", "cannot be used"),
+        ("postgresql://user:secret@127.0.0.1/db?connections=none", "not a count"),
     ],
 )
 def test_a_url_that_cannot_work_is_told(url: str, problem: str) -> None:
