@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,8 @@ from clm_ray.store.store import Store, open_store
 from clm_ray.store.tables import AUDIT_LOG, RETENTION_DECISIONS
 
 BACKENDS = ("sqlite", "postgresql")
-BATCH = 20
+BATCH = 50
+TELL_S = 10.0
 COSTS = (0.0, 2.0, 5.0)
 
 
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--backend", choices=BACKENDS, action="append", help="only this one; figures of the other stay")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave no server behind
     size = {"reservations": args.reservations, "processes": args.processes, "kills": args.kills}
     for backend in args.backend or BACKENDS:
         with empty_store(backend) as url:
@@ -111,8 +114,13 @@ def under_fire(url: str, *, reservations: int, processes: int, kills: int, seed:
     with open_store(url) as store:
         for number in range(processes):
             begin(fire, batches[number::processes])
+        told = start
         while fire.workers:
             tend(fire, store)
+            if time.perf_counter() - told > TELL_S:
+                told = time.perf_counter()
+                left = sum(len(worker.left) for worker in fire.workers) * BATCH
+                print(f"{told - start:.0f} s: {left} reservations to go, {fire.killed} kills", flush=True)
         seconds = time.perf_counter() - start
         figures = {"reservations": reservations, "processes": processes, "kills": fire.killed}
         return {**figures, **books(store, fire), "per_second": round(reservations / seconds)}
