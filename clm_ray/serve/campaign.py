@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from numpy.typing import NDArray
 
 from clm_ray.config.policy import NO_ACTION, STAGES, Stage
 from clm_ray.config.workspace import Workspace
@@ -44,6 +45,7 @@ from clm_ray.store.records import RetentionDecision
 from clm_ray.store.store import Store, open_store
 
 _BATCH = 256
+_IDS = pa.list_(pa.string())
 _DELIVERY = pa.schema(
     [
         pa.field("action_id", pa.string(), nullable=False),
@@ -152,12 +154,11 @@ def _plan(
     draft = Plan(name, release.name, store_url, now, wanted, parts, 0.0)
     users = _users(release, range(parts), parts)
     rows = _over_parts(users, _Value, plan=asdict(draft), release=str(release), folder=str(folder))
-    value_UA = np.concatenate([np.asarray(row["value"], np.float64).reshape(row["users"], -1) for row in rows])
-    cost_UA = np.concatenate([np.asarray(row["cost"], np.float64).reshape(row["users"], -1) for row in rows])
+    policy = recipe_of(release).policy
+    value_UA, cost_UA = (_matrix(rows, name, width=len(policy.actions)) for name in ("value", "cost"))
     with open_store(store_url, create=False) as store:
         state = store.budget()
-    cap = recipe_of(release).policy.budget
-    left = max(cap - (state.spent + state.reserved) / MICROS, 0.0)
+    left = max(policy.budget - (state.spent + state.reserved) / MICROS, 0.0)
     dual = dual_price(value_UA, cost_UA=cost_UA, budget=left)
     tell(
         f"{len(value_UA)} users in the segment; {left:.2f} of the budget is left, a unit of it is priced {dual.price:.4f}"
@@ -173,9 +174,14 @@ def _users(release: Path, parts: Sequence[int], count: int) -> list[pa.Table]:
     ids = pq.read_table(release / "users.parquet", columns=["user_id"]).column("user_id").to_pylist()
     bucket = bucket_of(ids, count)
     return [
-        pa.table({"part": [part], "users": [[ids[place] for place in np.flatnonzero(bucket == part)]]})
+        pa.table({"part": [part], "users": pa.array([[ids[place] for place in np.flatnonzero(bucket == part)]], _IDS)})
         for part in parts
     ]
+
+
+def _matrix(rows: Sequence[dict[str, Any]], name: str, *, width: int) -> NDArray[np.float64]:
+    """float64 [users, width] of all parts, of which some may have no users."""
+    return np.concatenate([np.asarray(row[name], np.float64).reshape(row["users"], width) for row in rows])
 
 
 def _over_parts(tables: list[pa.Table], work: type, **arguments: Any) -> list[dict[str, Any]]:

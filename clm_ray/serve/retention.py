@@ -54,7 +54,7 @@ NOBODY_ASKED = KnownUser(consent=False, timezone="UTC")
 
 @dataclass(frozen=True)
 class RetentionRelease:
-    """What retention needs of a release. users: by user id; answers: event types that count as activity."""
+    """What retention needs of a release. users: by user id; activity: event types that count as being active."""
 
     policy: PolicyConfig
     thresholds: Thresholds

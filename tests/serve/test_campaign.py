@@ -61,7 +61,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def start(workspace: Workspace, *, stages: tuple[str, ...] = ("churned",), now: int = NOW) -> campaign.Sent:
     return run_campaign(
-        workspace, "june", stages=stages, store_url=workspace.store_url, now=now, parts=3, tell=lambda _text: None
+        workspace, "june", stages=stages, store_url=workspace.store_url, now=now, parts=12, tell=lambda _text: None
     )
 
 
@@ -141,6 +141,15 @@ def test_a_part_that_was_cut_off_before_it_was_written_sends_the_same(
     )
     other(batch)
     assert pq.read_table(folder / "july" / "parts" / "00000.parquet").num_rows == 0
+
+
+def test_parts_without_users_are_parts_too(workspace: Workspace) -> None:
+    tables = campaign._users(workspace.releases / "r1", range(200), 200)
+    assert {str(table.schema.field("users").type) for table in tables} == {"list<item: string>"}
+    assert sorted(user for table in tables for user in table.column("users")[0].as_py()) == sorted([*GONE, *HERE])
+    rows = [{"users": 0, "value": []}, {"users": 2, "value": [1.0, 2.0, 3.0, 4.0]}, {"users": 0, "value": []}]
+    assert campaign._matrix(rows, "value", width=2).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert campaign._matrix(rows[:1], "value", width=2).shape == (0, 2)
 
 
 def test_the_price_is_that_of_the_segment(workspace: Workspace) -> None:
