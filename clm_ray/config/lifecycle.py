@@ -22,6 +22,9 @@ class LifecycleConfig(Section):
     """Quantile of the gaps that gives `churned_days`."""
     reactivated_days: float = Field(default=28.0, gt=0)
     """A user who came back after churning stays reactivated for this long."""
+    settled_days: int = Field(default=2, ge=1)
+    """Active days (UTC) after which a user who had been at risk no longer is, each less than `at_risk_days` after the one before; 1: the
+    first one ends the risk."""
 
     @model_validator(mode="after")
     def _in_order(self) -> LifecycleConfig:

@@ -2,14 +2,19 @@
 
     prospect       no activity yet
     churned        silent for at least `churned_days`
-    at_risk        silent for at least `at_risk_days`, not churned
+    at_risk        silent for at least `at_risk_days`
     reactivated    active, and came back after a churn less than `reactivated_days` ago
+    at_risk        active again after such a silence, but on fewer than `settled_days` days (UTC) since
     new            active, and the first activity is less than `new_days` ago
     established    active otherwise
 
 The first line that fits, read downward, is the stage, so there is exactly one. Silence is the time since the last activity strictly
-before the moment asked about. Hysteresis: who comes back after a churn is watched as reactivated before being
-established again, so that one purchase does not undo a churn. The same function replays a year offline and answers online.
+before the moment asked about.
+
+Hysteresis: what takes days to begin takes days to end. One day of activity undoes neither a churn, after which a user is watched as
+reactivated, nor a risk, which ends with the second day of activity (`settled_days`) within `at_risk_days` of the one before. So a user
+whose visits lie about `at_risk_days` apart stays at risk, and does not swing to and fro with every visit. The same
+function replays a year offline and answers online.
 
 Shape letters: N activities of one user, oldest first. Q moments asked about. G gaps.
 """
@@ -38,12 +43,13 @@ CODE: dict[Stage, int] = {stage: code for code, stage in enumerate(STAGES)}
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When stages begin and end, days. `churned_days` > `at_risk_days` > 0."""
+    """When stages begin and end, days. `churned_days` > `at_risk_days` > 0. `settled_days`: a number of active days, at least 1."""
 
     new_days: float
     at_risk_days: float
     churned_days: float
     reactivated_days: float
+    settled_days: int = 2
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -63,13 +69,18 @@ class Thresholds:
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Thresholds:
-        """The inverse of `to_dict`. Raises ConfigError when a key is missing, unknown or not a number of days."""
+        """The inverse of `to_dict`. Raises ConfigError when a key is missing, unknown or not a number of days.
+
+        Releases and datasets made before there was `settled_days` behave as they did: one active day ends a risk.
+        """
+        given = {"settled_days": 1, **raw}
         names = list(Thresholds.__dataclass_fields__)
-        if set(raw) != set(names):
+        if set(given) != set(names):
             raise ConfigError(
-                "does not hold the four thresholds", field="lifecycle", value=sorted(raw), fix=f"give {names}"
+                "does not hold the five thresholds", field="lifecycle", value=sorted(raw), fix=f"give {names}"
             )
-        return Thresholds(**{name: float(raw[name]) for name in names})
+        days = {name: float(given[name]) for name in names if name != "settled_days"}
+        return Thresholds(**days, settled_days=int(given["settled_days"]))
 
 
 def active_day_gaps(activity_time_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -99,7 +110,7 @@ def learn_thresholds(gap_days_G: NDArray[np.int64] | NDArray[np.float64], *, con
             churned = 2 * at_risk
         elif config.at_risk_days is None:
             at_risk = churned / 2
-    return Thresholds(config.new_days, at_risk, churned, config.reactivated_days)
+    return Thresholds(config.new_days, at_risk, churned, config.reactivated_days, config.settled_days)
 
 
 def stages_at(
@@ -118,16 +129,17 @@ def stages_at(
     last = past_Q[known_Q] - 1
     silence = time - activity_time_N[last]
     tenure = time - activity_time_N[0]
-    returned = _returns(activity_time_N, thresholds)[last]
+    returned = _returns(activity_time_N, thresholds.churned_days)[last]
     since_return = time - activity_time_N[returned]
     code_Q[known_Q] = np.select(
         [
             silence >= _us(thresholds.churned_days),
             silence >= _us(thresholds.at_risk_days),
             (returned >= 0) & (since_return < _us(thresholds.reactivated_days)),
+            _unsettled(activity_time_N, thresholds)[last],
             tenure < _us(thresholds.new_days),
         ],
-        [CODE["churned"], CODE["at_risk"], CODE["reactivated"], CODE["new"]],
+        [CODE["churned"], CODE["at_risk"], CODE["reactivated"], CODE["at_risk"], CODE["new"]],
         CODE["established"],
     )
     return code_Q
@@ -156,12 +168,12 @@ def explain_stage(activity_time_N: NDArray[np.int64], time: int, *, thresholds: 
     past_N = activity_time_N[: np.searchsorted(activity_time_N, time, side="left")]
     if not len(past_N):
         return StageReason(stage, None, None, None, thresholds, "no activity so far")
-    returned = int(_returns(past_N, thresholds)[-1])
+    returned = int(_returns(past_N, thresholds.churned_days)[-1])
     last, first = (float(time - moment) / DAY_US for moment in (past_N[-1], past_N[0]))
     since_return = None if returned < 0 else float(time - past_N[returned]) / DAY_US
     text = {
         "churned": f"silent for {last:.1f} days, churned from {thresholds.churned_days:g}",
-        "at_risk": f"silent for {last:.1f} days, at risk from {thresholds.at_risk_days:g}",
+        "at_risk": _risk(past_N, last, thresholds),
         "reactivated": f"came back {since_return or 0:.1f} days ago, reactivated for {thresholds.reactivated_days:g}",
         "new": f"first active {first:.1f} days ago, new for {thresholds.new_days:g}",
         "established": f"active {last:.1f} days ago, first active {first:.1f} days ago",
@@ -169,10 +181,30 @@ def explain_stage(activity_time_N: NDArray[np.int64], time: int, *, thresholds: 
     return StageReason(stage, last, first, since_return, thresholds, text)
 
 
-def _returns(activity_time_N: NDArray[np.int64], thresholds: Thresholds) -> NDArray[np.int64]:
-    """For each activity, the position of the latest return from a churn up to and including it, or -1."""
-    came_back = np.diff(activity_time_N, prepend=activity_time_N[:1]) >= _us(thresholds.churned_days)
+def _risk(past_N: NDArray[np.int64], silence: float, thresholds: Thresholds) -> str:
+    """Why a user is at risk: silent, or back for too few days."""
+    if silence >= thresholds.at_risk_days:
+        return f"silent for {silence:.1f} days, at risk from {thresholds.at_risk_days:g}"
+    back = int(_returns(past_N, thresholds.at_risk_days)[-1])
+    gap = float(past_N[back] - past_N[back - 1]) / DAY_US
+    return (
+        f"active {silence:.1f} days ago after {gap:.1f} days of silence; at risk until active on "
+        f"{thresholds.settled_days} days"
+    )
+
+
+def _returns(activity_time_N: NDArray[np.int64], days: float) -> NDArray[np.int64]:
+    """For each activity, the position of the latest one up to and including it that ended a silence of `days`, or -1."""
+    came_back = np.diff(activity_time_N, prepend=activity_time_N[:1]) >= _us(days)
     return np.maximum.accumulate(np.where(came_back, np.arange(len(activity_time_N)), -1))
+
+
+def _unsettled(activity_time_N: NDArray[np.int64], thresholds: Thresholds) -> NDArray[np.bool_]:
+    """For each activity: a user whose last one it is came back from a risk on fewer than `settled_days` days so far."""
+    returned = _returns(activity_time_N, thresholds.at_risk_days)
+    day = activity_time_N // DAY_US
+    active_days = np.cumsum(np.diff(day, prepend=day[:1] - 1) > 0)
+    return (returned >= 0) & (active_days - active_days[returned] + 1 < thresholds.settled_days)
 
 
 def _us(days: float) -> int:

@@ -74,3 +74,8 @@ def on_grid(
     silence = ref_time_R[known_R] - activity_time_N[past_R[known_R] - 1]
     result[known_R] = silence <= active_within_days * DAY_US
     return result
+
+
+def first_after(time_N: NDArray[np.int64], ref_time_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 [R]: the first of `time_N` (µs, sorted) at or after each reference; the largest number where there is none."""
+    return np.append(time_N, np.iinfo(np.int64).max)[np.searchsorted(time_N, ref_time_R, side="left")]

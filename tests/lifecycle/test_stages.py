@@ -29,11 +29,12 @@ HALF_DAYS = st.lists(st.integers(0, 500), max_size=25).map(
 )
 MOMENTS = st.lists(st.integers(0, 520), min_size=1, max_size=12).map(lambda d: np.array(d, np.int64) * (DAY_US // 2))
 THRESHOLDS = st.builds(
-    lambda new, risk, more, back: Thresholds(new, risk, risk + more, back),
+    lambda new, risk, more, back, settled: Thresholds(new, risk, risk + more, back, settled),
     st.integers(1, 60),
     st.integers(1, 40),
     st.integers(1, 80),
     st.integers(1, 60),
+    st.integers(1, 3),
 )
 
 
@@ -49,6 +50,9 @@ def literal_stage(activity: list[int], time: int, t: Thresholds) -> str:
     returns = [b for a, b in pairwise(past) if b - a >= t.churned_days * DAY_US]
     if returns and time - returns[-1] < t.reactivated_days * DAY_US:
         return "reactivated"
+    silences = [b for a, b in pairwise(past) if b - a >= t.at_risk_days * DAY_US]
+    if silences and len({moment // DAY_US for moment in past if moment >= silences[-1]}) < t.settled_days:
+        return "at_risk"
     return "new" if time - past[0] < t.new_days * DAY_US else "established"
 
 
@@ -77,9 +81,9 @@ def test_a_life() -> None:
     assert stages == [
         "prospect",
         "new",
-        "new",
-        "established",
-        "established",
+        "at_risk",  # back on day 20 after 20 days, but only once so far
+        "at_risk",
+        "at_risk",
         "at_risk",
         "at_risk",
         "churned",
@@ -89,6 +93,30 @@ def test_a_life() -> None:
         "at_risk",
         "churned",
     ]
+
+
+def test_a_second_active_day_ends_a_risk() -> None:
+    activity = np.array([0, 20, 20.5, 22, 40, 45], np.float64)
+    times = np.array([19, 20.2, 20.9, 21.9, 22.5, 34, 41, 46, 60], np.float64)
+    asked = (np.round(v * DAY_US).astype(np.int64) for v in (activity, times))
+    stages = [STAGES[code] for code in stages_at(*asked, thresholds=USUAL)]
+    expected = ["at_risk"] * 4 + ["new", "established", "at_risk", "established", "at_risk"]
+    assert stages == expected
+    at = round(20.2 * DAY_US)
+    assert explain_stage(activity_of(activity), at, thresholds=USUAL).text == (
+        "active 0.2 days ago after 20.0 days of silence; at risk until active on 2 days"
+    )
+
+
+def test_thresholds_from_before_settled_days_behave_as_they_did() -> None:
+    old = {"new_days": 28.0, "at_risk_days": 14.0, "churned_days": 60.0, "reactivated_days": 28.0}
+    found = Thresholds.from_dict(old)
+    assert found.settled_days == 1
+    assert stage_at(activity_of(np.array([0.0, 20.0])), 21 * DAY_US, thresholds=found) == "new"
+
+
+def activity_of(days: np.ndarray) -> np.ndarray:
+    return np.round(days * DAY_US).astype(np.int64)
 
 
 def test_a_return_is_watched_then_established() -> None:
@@ -129,7 +157,7 @@ def test_gaps_are_between_active_days() -> None:
 
 def test_thresholds_survive_json() -> None:
     assert Thresholds.from_dict(USUAL.to_dict()) == USUAL
-    with pytest.raises(ConfigError, match="four thresholds"):
+    with pytest.raises(ConfigError, match="five thresholds"):
         Thresholds.from_dict({"new_days": 1.0})
 
 
