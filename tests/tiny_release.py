@@ -51,7 +51,7 @@ def write_release(workspace: Workspace, name: str, *, seed: int) -> Path:
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     spec = FeatureSpec(_every(click_feature_names(recipe)), _every(retention_feature_names(recipe)))
     (folder / "features.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")
-    thresholds = Thresholds(new_days=28.0, at_risk_days=14.0, churned_days=60.0, reactivated_days=28.0)
+    thresholds = Thresholds(new_days=28.0, at_risk_days=14.0, churned_days=60.0, reactivated_days=28.0, settled_days=1)
     (folder / "manifest.json").write_text(
         json.dumps({"id": name, "parents": {}, "thresholds": thresholds.to_dict()}), encoding="utf-8"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import expit, logit
 
 from clm_ray.metrics.click import Floats, weights
 
@@ -61,3 +62,51 @@ def ece(label: ArrayLike, *, probability: ArrayLike, weight: ArrayLike | None = 
     if not len(table.weight_B):
         return float("nan")
     return float(np.average(np.abs(table.predicted_B - table.observed_B), weights=table.weight_B))
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What would put the log odds right: slope · logit + intercept. 1 and 0: nothing to do. A slope below 1: the probabilities are too far
+    apart, the model is too sure. NaN without both outcomes."""
+
+    slope: float
+    intercept: float
+
+
+_STEPS = 50
+_CLOSE = 1e-9
+_EDGE = 1e-7
+_STEEPEST = 100.0
+
+
+def recalibration(label: ArrayLike, *, probability: ArrayLike, weight: ArrayLike | None = None) -> Recalibration:
+    """Calibration slope and intercept: the logistic regression of the labels on the log odds (Cox, Biometrika 1958), by Newton steps.
+
+    NaN where only one label occurs, or where all probabilities are equal. Perfectly separated rows have no finite slope: it is cut at
+    100.
+    """
+    label_N = np.asarray(label, np.float64)
+    weight_N = weights(label_N, weight=weight)
+    z_N = logit(np.clip(np.asarray(probability, np.float64), _EDGE, 1 - _EDGE))
+    positive, total = float(weight_N @ label_N), float(weight_N.sum())
+    if not 0 < positive < total or np.ptp(z_N[weight_N > 0]) == 0:
+        return Recalibration(float("nan"), float("nan"))
+    design = np.stack([z_N, np.ones(len(z_N))], axis=1)
+    theta = np.array([1.0, 0.0])
+
+    def loss(at: Floats) -> float:
+        eta = design @ at
+        return float(weight_N @ (np.logaddexp(0, eta) - label_N * eta))
+
+    for _ in range(_STEPS):
+        p_N = expit(design @ theta)
+        slope = design.T @ (weight_N * (p_N - label_N))
+        curve = (design * (weight_N * p_N * (1 - p_N))[:, None]).T @ design + _CLOSE * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        before = loss(theta)
+        while np.abs(step).max() >= _CLOSE and not loss(theta - step) <= before:
+            step = step / 2
+        theta = theta - step
+        if np.abs(step).max() < _CLOSE or abs(theta[0]) > _STEEPEST:
+            break
+    return Recalibration(float(np.clip(theta[0], -_STEEPEST, _STEEPEST)), float(theta[1]))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clm_ray.metrics.calibration import ece, reliability
+from clm_ray.metrics.calibration import ece, recalibration, reliability
 
 
 def test_a_true_probability_has_little_error_and_a_halved_one_has_much() -> None:
@@ -53,3 +53,28 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 def test_no_rows_is_nan() -> None:
     assert math.isnan(ece([], probability=[]))
+
+
+def test_recalibration_is_the_logistic_regression_on_the_log_odds() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(0)
+    z = random.normal(0, 2, 4_000)
+    label = (random.random(4_000) < 1 / (1 + np.exp(-(0.6 * z - 0.3)))).astype(float)
+    found = recalibration(label, probability=1 / (1 + np.exp(-z)))
+    theirs = LogisticRegression(C=1e9).fit(z[:, None], label)
+    assert found.slope == pytest.approx(float(theirs.coef_[0, 0]), abs=1e-3)
+    assert found.intercept == pytest.approx(float(theirs.intercept_[0]), abs=1e-3)
+    weighted = recalibration(
+        np.r_[label, 1 - label],
+        probability=1 / (1 + np.exp(-np.r_[z, z])),
+        weight=np.r_[np.ones(4_000), np.zeros(4_000)],
+    )
+    assert weighted.slope == pytest.approx(found.slope)
+
+
+def test_recalibration_is_not_defined_without_both_outcomes_or_with_one_probability() -> None:
+    for label, probability in (([1.0, 1.0], [0.2, 0.4]), ([0.0, 1.0], [0.3, 0.3]), ([], [])):
+        assert np.isnan(recalibration(label, probability=probability).slope)
+    separated = recalibration([0.0, 0.0, 1.0, 1.0], probability=[0.1, 0.2, 0.8, 0.9])
+    assert separated.slope > 5
