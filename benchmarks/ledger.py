@@ -4,7 +4,8 @@
 
 Each process decides about batches of users as `clm_ray.decide` does: it reserves the highest cost for each, draws, and books, which settles. Half of the kills
 (SIGKILL) hit a process that has reserved a batch and not yet booked it, the other half one at any moment. Every other batch that a kill leaves
-behind is tried again by the process that comes after, the rest is abandoned, so that its reservations must come back. The budget is too small for the last tenth.
+behind is tried again by the process that comes after, the rest is abandoned, so that its reservations must come back. The budget is too small for all, and what the dead had on lease is
+out of reach until it expires: some decisions are refused.
 PostgreSQL is a real one on the same machine, with fsync. Exits with an error where the books do not add up; else writes
 benchmarks/results/ledger.json:
 
@@ -35,7 +36,6 @@ import orjson
 from sqlalchemy import func, select
 
 from benchmarks.postgres import fresh_schema, running_postgres
-from benchmarks.record import record
 from clm_ray.store.audit import DECISION
 from clm_ray.store.clock import wall_us
 from clm_ray.store.leases import LEASE_US
@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(backend, found)
         if any(found[name] for name in ("overspend", "doubled", "lost", "unreturned")):
             raise SystemExit(f"{backend}: the books do not add up")
+        from benchmarks.record import record  # imports much that the processes of a run do not need
+
         record("ledger", {backend: found}, merge=True)
 
 
@@ -131,7 +133,7 @@ def begin(fire: Fire, batches: list[int]) -> None:
     if not batches:
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.ledger"])
+    context.set_forkserver_preload(["clm_ray.store.store"])
     die_at = None
     if fire.killed + fire.doomed < fire.kills and fire.chance.random() < 0.5:
         die_at, fire.doomed = fire.chance.choice(batches), fire.doomed + 1

@@ -20,7 +20,6 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from benchmarks.postgres import fresh_schema, running_postgres
-from benchmarks.record import record
 from clm_ray.store import decisions
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.store import Store, open_store
@@ -43,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{backend:12}threads   one by one    grouped   calls per commit")
         for threads, row in figures[backend].items():
             print(f"{threads:>19} {row['alone']:>12} {row['grouped']:>10} {row['calls_per_commit']:>18}")
+    from benchmarks.record import record  # which imports much
+
     record("store", figures)
 
 

@@ -65,7 +65,7 @@ def override(
     changed = []
     for part in chunks(sorted(set(action_ids))):
         query = select(of.action_id, of.record).where(of.action_id.in_(part)).order_by(of.action_id)
-        for action_id, record in connection.execute(query.with_for_update()):
+        for action_id, record in connection.execute(query.with_for_update(key_share=True)):
             decision = RetentionDecision.from_json(record)
             if decision.in_force != by.action:
                 decision = replace(decision, overrides=(*decision.overrides, by))

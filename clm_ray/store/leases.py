@@ -126,7 +126,8 @@ def settle_with(connection: Connection, holder: Holder, *, budget: str, held: in
 
 
 def _locked_budget(connection: Connection, budget: str) -> Row[Any]:
-    return connection.execute(select(BUDGETS).where(BUDGETS.c.name == budget).with_for_update()).one()
+    # key_share: not against those who only refer to it by a foreign key, which is all who hold a lease or a reservation.
+    return connection.execute(select(BUDGETS).where(BUDGETS.c.name == budget).with_for_update(key_share=True)).one()
 
 
 def _expired(lease: Lease) -> tuple[ColumnElement[bool], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
@@ -16,8 +17,8 @@ from clm_ray.errors import StoreError
 from clm_ray.store.leases import LEASE_US
 from clm_ray.store.ledger import MICROS
 from clm_ray.store.records import Budget, Reservation
-from clm_ray.store.store import Store, open_store
-from clm_ray.store.tables import BUDGETS, LEASES
+from clm_ray.store.store import RETENTION_BUDGET, Store, open_store
+from clm_ray.store.tables import BUDGETS, LEASES, RESERVATIONS
 
 _fresh = count()
 
@@ -256,6 +257,16 @@ def test_what_nobody_comes_back_for_is_released(processes: Processes) -> None:
     processes.die(0)
     assert processes[1].reserve([Reservation("b", 5.0)], cap=5.0, now=10, stale_us=10) == [False]
     assert processes[1].reserve([Reservation("b", 5.0)], cap=5.0, now=11, stale_us=10) == [True]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_who_pays_from_a_lease_holds_up_nobody_who_takes_one(processes: Processes) -> None:
+    """Rows that refer to a budget lock it a little: not so that its amounts could not change."""
+    processes[0].reserve([Reservation("a", 1.0)], cap=1000.0, now=0)
+    with ThreadPoolExecutor(1) as pool, processes[0].writing() as connection:
+        connection.execute(RESERVATIONS.insert().values(key="b", budget=RETENTION_BUDGET, amount=0, created_at=0))
+        taken = pool.submit(processes[1].reserve, [Reservation("c", 1.0)], cap=1000.0, now=0)
+        assert taken.result(timeout=20) == [True]
 
 
 @pytest.mark.parametrize(
