@@ -24,7 +24,7 @@ class FastJson(APIRoute):
         """FastAPI's handler, with a short way for requests without any of the declared headers whose body is valid."""
         careful = super().get_route_handler()
         body = _body_of(self.endpoint)
-        if body is None:
+        if body is None or self.dependant.path_params or self.dependant.query_params:
             return careful
         name, model = body
         declared = {field.alias.lower().encode() for field in self.dependant.header_params}

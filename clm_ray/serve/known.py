@@ -1,7 +1,8 @@
 """What a profiler remembers of users between requests: everything that follows from a history whatever the moment.
 
 An entry holds for as long as the store has the same events of the user (`HistoryMark`): one more, one less or another base, and the
-history is read anew. So new events count in the very next request, and erased ones no longer.
+history is read anew. So new events count in the very next request, and erased ones no longer. One that speaks of items which nobody knew also
+ends when the catalogue changes: they may have been put since.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.history import History
 from clm_ray.features.interests import interests
 from clm_ray.model.inference import Scorer, UserRequest, UserState
@@ -29,6 +31,12 @@ class KnownUser:
     history: History
     state: UserState | None
     liked: list[tuple[str, float]]
+    unknown_in: Catalogue | None = None
+    """The catalogue that does not know an item of the history; None where all are known."""
+
+    def may_hold(self, catalogue: Catalogue) -> bool:
+        """Whether no item of the history may have become known since."""
+        return self.unknown_in is None or self.unknown_in is catalogue
 
     def holds(self, time: int) -> bool:
         """Whether the whole history lies before `time` (µs)."""
@@ -43,13 +51,13 @@ class KnownUsers:
         self._lock = threading.Lock()
         self._users: OrderedDict[tuple[str, str], KnownUser] = OrderedDict()
 
-    def find(self, release: str, marks: Mapping[str, HistoryMark]) -> dict[str, KnownUser]:
-        """Those whose entry still holds."""
+    def find(self, release: str, marks: Mapping[str, HistoryMark], *, catalogue: Catalogue) -> dict[str, KnownUser]:
+        """Those whose entry still holds. `catalogue`: the release's as it is now."""
         found = {}
         with self._lock:
             for user, mark in marks.items():
                 known = self._users.get((release, user))
-                if known is not None and known.mark == mark:
+                if known is not None and known.mark == mark and known.may_hold(catalogue):
                     self._users.move_to_end((release, user))
                     found[user] = known
         return found
@@ -77,6 +85,7 @@ def read(stored: Mapping[str, StoredHistory], marks: Mapping[str, HistoryMark], 
             history=history,
             state=state if scorer.holds_later(history) else None,
             liked=interests(history, ends[user], catalogue=scorer.items, vocabulary=scorer.vocabulary),
+            unknown_in=None if all(item in scorer.items.row_of for item in stored[user].items) else scorer.items,
         )
         for (user, history), state in zip(histories.items(), states, strict=True)
     }

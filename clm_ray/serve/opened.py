@@ -50,6 +50,11 @@ class Opened(Generic[R]):
         opened = self._get(release)
         return opened.get(every_s=every_s) if isinstance(opened, LiveItems) else opened
 
+    def current(self, release: str) -> R:
+        """As `get`, with its items as they were when the store was last asked: asks nobody."""
+        opened = self._get(release)
+        return opened.current if isinstance(opened, LiveItems) else opened
+
     def _opening(self, release: str) -> R | LiveItems[R]:
         opened = self._open(self._folder / release)
         return opened if self._live is None else self._live(opened, release)

@@ -74,7 +74,8 @@ class Profiler:
         """Profiles and states, in the order of the batch."""
         with self._telemetry.timed(measures.STORE_SECONDS, "marks"):
             marks = await asyncio.to_thread(self._store.marks, [ask.user_id for ask in batch.asks])
-        known = self._known.find(batch.release, marks)
+        catalogue = self._releases.current(batch.release).scorer.items
+        known = self._known.find(batch.release, marks, catalogue=catalogue)
         missing = [user for user in marks if user not in known]
         self._telemetry.count(measures.CACHE, "profiles", "hit", by=len(known))
         self._telemetry.count(measures.CACHE, "profiles", "miss", by=len(missing))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,11 @@ from clm_ray.schema import DAY_US
 from clm_ray.serve import measures
 from clm_ray.serve.catalogue import thresholds_of
 from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled
+from clm_ray.serve.live_items import LiveItems, amended_scorer
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.profiler import Profiler, ProfilerRelease, states_of
 from clm_ray.serve.telemetry import Telemetry
+from clm_ray.store.items import ChangedItem, PutItem
 from clm_ray.store.records import StoredEvent
 from clm_ray.store.store import Store
 
@@ -113,3 +118,30 @@ def _same(one: Profiled, other: Profiled) -> bool:
     for fact, expected in zip(one.facts, other.facts, strict=True):
         np.testing.assert_array_equal(fact.activity_N, expected.activity_N)
     return True
+
+
+def test_an_item_that_was_put_since_counts_in_a_history_that_spoke_of_it_before(
+    release: tuple[Path, ProfilerRelease], store: Store
+) -> None:
+    folder, opened = release
+
+    def amend(base: ProfilerRelease, changes: Sequence[ChangedItem], at: int) -> ProfilerRelease:
+        return replace(base, scorer=amended_scorer(base.scorer, changes, at))
+
+    def live(base: ProfilerRelease, name: str) -> LiveItems[ProfilerRelease]:
+        return LiveItems(base, release=name, store=store, amend=amend, now=lambda: NOW, timer=count().__next__)
+
+    profiler = Profiler(releases=Opened(folder, open_release=lambda _: opened, live=live), store=store)
+
+    def interests() -> list[str]:
+        batch = ProfileBatch("r1", [ProfileAsk("ann", NOW, EMPTY)])
+        return [one.category for one in asyncio.run(profiler.profile(batch)).profiles[0].interests]
+
+    store.append_events([StoredEvent("e", "ann", "purchase", NOW - 5, "new", 1.0)], received_at=NOW)
+    assert interests() == []
+    store.put_items([("new", PutItem("new", "text", ("fruit",)))], now=NOW)
+    (waiting,) = store.unencoded_items(release="r1", limit=9)
+    vector = np.zeros(opened.scorer.network.sizes.width, "<f4").tobytes()
+    store.put_item_vectors([("new", waiting.version, vector)], release="r1")
+    interests()  # the look at the store that brings the news
+    assert interests() == ["fruit"]
