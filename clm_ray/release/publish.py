@@ -28,12 +28,11 @@ from clm_ray.errors import ReleaseError
 from clm_ray.metrics.scores import ScoreReference
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.item_index import INDEX, ItemIndex
+from clm_ray.release.scores import SCORES
 from clm_ray.release.stage_choices import STAGE_CHOICES
 from clm_ray.store.load import LoadedDataset, load_dataset
 from clm_ray.store.store import Store
 
-SCORES = "score_reference.json"
-"""The scores that are to be expected, see metrics.scores."""
 WEIGHTS_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 """Formats that can run code when they are read: never part of a release."""
 
@@ -117,17 +116,6 @@ def verify(folder: Path) -> Release:
     if extra:
         raise ReleaseError("a file is not in the manifest", field="release", value=extra[0], fix="remove it")
     return Release(folder, manifest)
-
-
-def score_reference_of(folder: Path) -> ScoreReference | None:
-    """The scores to be expected of a release; None for one that was published without. Raises ReleaseError where they cannot be read."""
-    path = folder / SCORES
-    if not path.is_file():
-        return None
-    try:
-        return ScoreReference.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReleaseError(str(error), field="release", value=str(path), fix="publish it again") from error
 
 
 def fill_store(store: Store, dataset: Path, *, clock: str, wall_us: int) -> LoadedDataset:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.metrics.scores import Counts, ScoreReference, count_scores
-from clm_ray.release.publish import score_reference_of
+from clm_ray.release.scores import score_reference_of
 from clm_ray.serve import measures
 from clm_ray.serve.telemetry import Telemetry
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,10 @@ def test_popular_without_any_statistics_is_the_catalogue() -> None:
         np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), np.empty(0), np.empty(0)
     )
     assert popular_rows(none, items=4).tolist() == [1, 2, 3]
+
+
+def test_gateway_and_retention_load_the_application_without_torch() -> None:
+    """Their replicas would be twice as large, and as slow to start."""
+    seen = "import sys, clm_ray.serve.app; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
