@@ -71,6 +71,10 @@ class RetentionConfig(Section):
     """Horizons reported and served, days; each must be the end of a hazard bin."""
     bin_ends: tuple[int, ...] = Field(default=(1, 2, 3, 7, 14, 28, 56), min_length=1)
     """Ends of the hazard bins, days (inclusive): 1, 2, 3, 4-7, 8-14, 15-28, 29-56."""
+    treatments: tuple[str, ...] = ()
+    """Event types by which the shop itself tries to keep users (a coupon sent, a campaign). A reference is followed only up to the first of
+    them after it: the model then learns who comes back untreated, and being treated is not taken for being loyal. What was
+    sent before a reference stays an input. Empty: users are followed through what they are sent."""
     reason_off: str = ""
     """Said wherever the head is missing."""
 

@@ -30,7 +30,7 @@ from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.tokens import token_values
 from clm_ray.lifecycle.stages import active_day_gaps
-from clm_ray.lifecycle.windows import next_activity_bins, on_grid, reference_grid
+from clm_ray.lifecycle.windows import first_after, next_activity_bins, on_grid, reference_grid
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 SAMPLE_PER_USER = 64
@@ -229,6 +229,8 @@ class BucketBuilder:
         grid = self.grid_R if self.recipe.retention.enabled else self.grid_R[:0]
         grid = grid[on_grid(activity, grid, self.recipe.retention.active_within_days)]
         split, end = self.plan.of_references(grid)
+        sent = history.time_N[self.source.vocabulary.is_one_of(history, self.recipe.retention.treatments)]
+        end = np.minimum(end, first_after(sent, grid))
         bins = np.zeros(len(grid), np.int32)
         seen = np.zeros(len(grid), np.int32)
         for moment in np.unique(end):

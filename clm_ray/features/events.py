@@ -5,7 +5,7 @@ Shape letters: N events of one user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,6 +91,10 @@ class EventVocabulary:
     def is_context(self, history: History) -> NDArray[np.bool_]:
         """bool_N: the user tower sees the event."""
         return self._context[history.event_N]
+
+    def is_one_of(self, history: History, names: Collection[str]) -> NDArray[np.bool_]:
+        """bool_N: the event's type is one of `names`."""
+        return np.isin(history.event_N, [self.index[name] for name in names])
 
     def is_impression(self, history: History) -> NDArray[np.bool_]:
         """bool_N: something was shown, and not taken as far as this event says: its type has the role negative."""

@@ -154,6 +154,36 @@ def test_references_are_censored_at_the_end_of_their_split(log: list[Row]) -> No
             np.testing.assert_allclose([r[3] for r in got], [r[3] for r in wanted], rtol=1e-5, equal_nan=True)
 
 
+def test_a_reference_is_followed_up_to_the_next_treatment() -> None:
+    """Mail on day 6, a visit on day 10: who comes back after the mail is not taken for one who comes back by themselves."""
+    visits = [Row("u1", START + day * DAY_US + HOUR_US, "login", 0, number=day + 1) for day in (0, 10)]
+    mail = Row("u1", START + 6 * DAY_US, "mail", 1, number=99)
+    made = recipe(
+        retention={
+            "every_days": 1,
+            "active_within_days": 14,
+            "bin_ends": [1, 3, 7],
+            "report_days": [3, 7],
+            "treatments": ["mail"],
+        }
+    )
+    found = {
+        (r.time - START) // DAY_US: (r.bin, r.seen, math.isnan(r.value))
+        for r in references_of(build([*visits, mail], made, log_end=LOG_END))
+    }
+    assert found[3] == (3, 2, True), "three days are seen before the mail"
+    assert found[4] == (3, 1, True)
+    assert 6 not in found, "the mail comes at once: nothing is seen"
+    assert found[7] == (2, 3, False), "after the mail there is no further one"
+    # What was sent before the reference is seen by the features as ever.
+    usual = {(r.user, r.time): r.dense for r in references_of(build([*visits, mail], recipe(), log_end=LOG_END))}
+    censored = {(r.user, r.time): r.dense for r in references_of(build([*visits, mail], made, log_end=LOG_END))}
+    both = usual.keys() & censored.keys()
+    assert both
+    for key in both:
+        np.testing.assert_array_equal(usual[key], censored[key])
+
+
 def test_a_recipe_without_retention_has_no_references() -> None:
     log = numbered(Row("u1", START + n * DAY_US, "login", 0) for n in range(20))
     assert references_of(build(log, recipe(), log_end=LOG_END))
