@@ -119,6 +119,13 @@ class Recipe(Section):
             raise ValueError(
                 "event_types: retention needs a type with the role activity; or set retention.enabled=false"
             )
+        for name in self.retention.treatments:
+            kind = self.event_types.get(name)
+            if kind is None or "activity" in kind.roles or "context" not in kind.roles:
+                raise ValueError(
+                    f"retention.treatments names {name!r}: it must be an event type with the role context (what was sent before is an "
+                    "input) and without the role activity (to be sent something is no sign of life)"
+                )
         if self.impressions.negatives == "explicit" and "negative" not in roles and not rated:
             raise ValueError("impressions.negatives explicit needs a type with the role negative or with positive_from")
         if self.event_types[self.serve.impression_event].roles:
