@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     workspace = Workspace(Path(args.root).resolve())
     connections = tuple(args.connections or CONNECTIONS)
+    before = round(os.getloadavg()[1], 1)  # figures taken beside other work are worth little
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name in args.only or CONTENDERS:
         with tempfile.TemporaryDirectory(prefix="clm-serve-") as folder:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 found[name] = measured(stage, connections, server=server, port=args.port, seconds=args.seconds)
         print(name, json.dumps(found[name]), flush=True)
     if not args.only and not args.connections:
-        record("serve", figures(found), merge=True)
+        record("serve", figures(found) | {"load_average_before": before}, merge=True)
 
 
 def figures(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
