@@ -173,7 +173,7 @@ def explain_stage(activity_time_N: NDArray[np.int64], time: int, *, thresholds: 
     since_return = None if returned < 0 else float(time - past_N[returned]) / DAY_US
     text = {
         "churned": f"silent for {last:.1f} days, churned from {thresholds.churned_days:g}",
-        "at_risk": _risk(past_N, last, thresholds),
+        "at_risk": _risk(past_N, last, thresholds) if stage == "at_risk" else "",
         "reactivated": f"came back {since_return or 0:.1f} days ago, reactivated for {thresholds.reactivated_days:g}",
         "new": f"first active {first:.1f} days ago, new for {thresholds.new_days:g}",
         "established": f"active {last:.1f} days ago, first active {first:.1f} days ago",

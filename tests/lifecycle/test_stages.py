@@ -173,3 +173,9 @@ def test_the_reason_names_what_decided() -> None:
     assert "came back 5.0 days ago" in reason.text
     assert explain_stage(activity, 0, thresholds=USUAL).stage == "prospect"
     assert "silent for 20.0 days, at risk from 14" in explain_stage(activity, 120 * DAY_US, thresholds=USUAL).text
+
+
+def test_one_activity_of_a_moment_ago_is_explained() -> None:
+    thresholds = Thresholds(new_days=28.0, at_risk_days=14.0, churned_days=60.0, reactivated_days=28.0)
+    why = explain_stage(np.array([1_000 * DAY_US]), 1_000 * DAY_US + 1, thresholds=thresholds)
+    assert (why.stage, why.text) == ("new", "first active 0.0 days ago, new for 28")
