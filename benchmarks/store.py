@@ -2,7 +2,7 @@
 
     python -m benchmarks.store [--calls 2000]
 
-Each call logs one slate of ten items and returns when it is durable. PostgreSQL is a real one on the same machine, with fsync.
+Stores use it on SQLite; on PostgreSQL, which writes many transactions at once, each call has its own. Each call logs one slate of ten items and returns when it is durable. PostgreSQL is a real one on the same machine, with fsync.
 Writes benchmarks/results/store.json.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,8 @@ from sqlalchemy import Engine, event
 
 from benchmarks.postgres import fresh_schema, running_postgres
 from clm_ray.store import decisions
+from clm_ray.store.commit import GroupCommit
+from clm_ray.store.engine import make_engine
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.store import Store, open_store
 
@@ -51,10 +54,11 @@ def measured(url: str, calls: int) -> dict[str, dict[str, float]]:
     """Threads → calls per second one by one and grouped, and how many calls shared a commit."""
     figures = {}
     for threads in THREADS:
-        with open_store(url, connections=threads) as store:
-            alone = per_second(lambda slate: log_alone(store, slate), calls=calls, threads=threads)
+        with open_store(url, connections=threads) as store, closing_engine(url, threads) as engine:
+            alone = per_second(partial(log_alone, store), calls=calls, threads=threads)
+            group = GroupCommit(engine)
             with counted_commits() as commits:
-                grouped = per_second(lambda slate: store.log_slates([slate]), calls=calls, threads=threads)
+                grouped = per_second(partial(log_together, group), calls=calls, threads=threads)
         figures[str(threads)] = {
             "alone": round(alone),
             "grouped": round(grouped),
@@ -69,6 +73,11 @@ def log_alone(store: Store, slate: ServedSlate) -> None:
         decisions.log_slates(connection, [slate])
 
 
+def log_together(group: GroupCommit, slate: ServedSlate) -> None:
+    """A transaction for this slate and those that come meanwhile."""
+    group.run(lambda connection, _: decisions.log_slates(connection, [slate]))
+
+
 def per_second(log: Callable[[ServedSlate], None], *, calls: int, threads: int) -> float:
     """Calls per second of so many threads."""
     slates = [
@@ -78,6 +87,16 @@ def per_second(log: Callable[[ServedSlate], None], *, calls: int, threads: int) 
         start = time.perf_counter()
         list(pool.map(log, slates))
         return calls / (time.perf_counter() - start)
+
+
+@contextmanager
+def closing_engine(url: str, connections: int) -> Iterator[Engine]:
+    """Connections for a group commit of its own."""
+    engine = make_engine(url, create=False, connections=connections)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Whoever comes when nobody writes leads: it takes all calls that wait, runs them in one transaction, commits, tells the others, and hands the
 lead to the next that has come in the meantime. Nobody waits for company: a lone call is committed at once, and the group grows by itself
-while the disk is slow. A call that fails is taken out and the others run again, so works must not change anything but the database.
+while the disk is slow. PostgreSQL writes its own log for many transactions at once, so there each call has a connection and a transaction of its own
+(benchmarks/store.py measures both). A call that fails is taken out and the others run again, so works must not change anything but the database.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ since that lock is best taken last."""
 
 
 class GroupCommit:
-    """The one writer of a process."""
+    """The one writer of a process; with `grouped` false, a writer for each call."""
 
-    def __init__(self, engine: Engine, *, most: int = MOST) -> None:
+    def __init__(self, engine: Engine, *, grouped: bool = True, most: int = MOST) -> None:
         self._engine = engine
+        self._grouped = grouped
         self._most = most
         self._mutex = Lock()
         self._waiting: list[_Call] = []
@@ -54,6 +56,15 @@ class GroupCommit:
         StoreError where the database cannot be used.
         """
         call = _Call(work, cancelled)
+        if self._grouped:
+            self._join(call)
+        else:
+            self._commit([call])
+        if call.error is not None:
+            raise call.error
+        return cast(T, call.value)
+
+    def _join(self, call: _Call) -> None:
         with self._mutex:
             self._waiting.append(call)
             leads, self._busy = not self._busy, True
@@ -61,9 +72,6 @@ class GroupCommit:
             call.woken.wait()
         if not call.done:
             self._lead()
-        if call.error is not None:
-            raise call.error
-        return cast(T, call.value)
 
     def _lead(self) -> None:
         with self._mutex:

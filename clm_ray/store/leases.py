@@ -63,12 +63,14 @@ def locked_lease(connection: Connection, holder: Holder, *, budget: str, cap: in
     of = LEASES.c
     query = select(of.cap, of.free).where(of.holder == holder.name, of.budget == budget).with_for_update()
     row = connection.execute(query).one_or_none()
-    if row is None:
+    if row is None:  # or another thread makes it at this moment
         budgets = insert(connection, BUDGETS).values(name=budget, cap=cap, reserved=0, spent=0)
         connection.execute(budgets.on_conflict_do_nothing())
         new = {"holder": holder.name, "budget": budget, "cap": _CHANGED, "free": 0, "spent": 0}
-        connection.execute(insert(connection, LEASES).values(**new, expires_at=holder.wall + LEASE_US))
-    return Lease(holder, budget, _CHANGED, 0) if row is None else Lease(holder, budget, row.cap, row.free)
+        leases = insert(connection, LEASES).values(**new, expires_at=holder.wall + LEASE_US)
+        connection.execute(leases.on_conflict_do_nothing())
+        row = connection.execute(query).one()
+    return Lease(holder, budget, row.cap, row.free)
 
 
 def put_under_cap(connection: Connection, lease: Lease, *, cap: int) -> None:

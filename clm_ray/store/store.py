@@ -21,7 +21,7 @@ from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
 from clm_ray.store.commit import GroupCommit, Work
 from clm_ray.store.contacts import forget_channels
-from clm_ray.store.engine import chunks, insert, make_engine, overwrite_deleted, reading, writing
+from clm_ray.store.engine import chunks, insert, is_sqlite, make_engine, overwrite_deleted, reading, writing
 from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
 from clm_ray.store.erase import pending as pending_erasures
 from clm_ray.store.export import Exported, export
@@ -77,7 +77,7 @@ class Store:
     def __init__(self, engine: Engine, *, wall: Callable[[], int]) -> None:
         self._engine = engine
         self._wall = wall
-        self._commits = GroupCommit(engine)
+        self._commits = GroupCommit(engine, grouped=is_sqlite(engine))
         self._name = uuid.uuid4().hex
         self._leases = False
 

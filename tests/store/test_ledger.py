@@ -259,6 +259,15 @@ def test_what_nobody_comes_back_for_is_released(processes: Processes) -> None:
     assert processes[1].reserve([Reservation("b", 5.0)], cap=5.0, now=11, stale_us=10) == [True]
 
 
+def test_threads_of_a_process_share_its_lease(store: Store) -> None:
+    """Also when all are the first: one makes the budget, one the lease."""
+    with ThreadPoolExecutor(6) as pool:
+        asked = [[Reservation(f"k{n}", 1.0)] for n in range(6)]
+        assert list(pool.map(lambda one: store.reserve(one, cap=100.0, now=0), asked)) == [[True]] * 6
+        list(pool.map(lambda n: store.settle({f"k{n}": 0.5}), range(6)))
+    assert (store.budget().reserved, store.budget().spent) == (0, micros(3))
+
+
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_who_pays_from_a_lease_holds_up_nobody_who_takes_one(processes: Processes) -> None:
     """Rows that refer to a budget lock it a little: not so that its amounts could not change."""
