@@ -70,6 +70,7 @@ class Fire:
     chance: random.Random
     killed: int = 0
     doomed: int = 0
+    begun: int = 0
     abandoned: int = 0
     overspend: int = 0
     workers: list[Worker] = field(default_factory=list)
@@ -135,8 +136,10 @@ def begin(fire: Fire, batches: list[int]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["clm_ray.store.store"])
     die_at = None
-    if fire.killed + fire.doomed < fire.kills and fire.chance.random() < 0.5:
-        die_at, fire.doomed = fire.chance.choice(batches), fire.doomed + 1
+    if fire.killed + fire.doomed < fire.kills and fire.begun % 2 == 0:
+        # In its first half: it leaves work to the one in its place, which may have to die too.
+        die_at, fire.doomed = fire.chance.choice(batches[: (len(batches) + 1) // 2]), fire.doomed + 1
+    fire.begun += 1
     here, there = context.Pipe()
     process = context.Process(target=decide_batches, args=(fire.url, fire.cap, batches, die_at, there))
     process.start()

@@ -190,8 +190,11 @@ def order(
     """Places of the best k. With `diversity` > 0 by maximal marginal relevance (Carbonell & Goldstein, 1998): each next item maximises
     (1 - diversity) · p - diversity · (greatest cosine with an item chosen before), where p is the probability over the largest one.
     """
+    best_first = np.argsort(-logit_C, kind="stable")
     if not diversity or vector_CD is None or len(logit_C) < 2:
-        return np.argsort(-logit_C, kind="stable")[:k]
+        return best_first[:k]
+    # In this order, so that of equal gains (probabilities that round to the same, for example) the better item is taken.
+    logit_C, vector_CD = logit_C[best_first], vector_CD[best_first]
     p_C = np.exp(np.minimum(logit_C - logit_C.max(), 0.0))
     unit_CD = vector_CD / np.maximum(np.linalg.norm(vector_CD, axis=1, keepdims=True), 1e-9)
     nearest_C = np.zeros(len(p_C), np.float32)
@@ -203,7 +206,7 @@ def order(
         chosen.append(best)
         left_C[best] = False
         nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[best])
-    return np.array(chosen, np.intp)
+    return best_first[chosen]
 
 
 def pinned(row_K: NDArray[np.int32], pins: Sequence[tuple[int, int]], *, k: int) -> NDArray[np.int32]:

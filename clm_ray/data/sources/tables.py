@@ -187,6 +187,8 @@ def _read_parquet(file: TableFile, piece: Piece, *, columns: Sequence[str]) -> I
                     for block in _row_group(parquet, group, columns=columns, first=first):
                         done += block.rows.num_rows
                         yield block
+                    if done < rows:  # a damaged page header can make a column shorter, without an error
+                        raise pa.ArrowInvalid(f"{rows - done} of its {rows} rows are missing")
                 except (OSError, pa.ArrowInvalid) as error:
                     _check_readable(opened, parquet, group)
                     text = f"row group {group} is damaged: {str(error).partition(chr(10))[0]}"
