@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from clm_ray.config.recipe import recipe_from
@@ -49,6 +50,7 @@ def made(tmp_path: Path) -> Made:
         folder.mkdir(parents=True)
     for name in (WEIGHTS, DESCRIPTION, ITEM_VECTORS, *TABLES, "encoder/config.json"):
         (model / name).write_text(f"content of {name}", encoding="utf-8")
+    np.save(model / ITEM_VECTORS, np.zeros((3, 2), np.float32))
     (model / "recipe.yaml").write_text(recipe_from(RAW).to_yaml(), encoding="utf-8")
     write_json(model / "training.json", {"dataset": "d1", "git": "abc"})
     (model.parent / DONE).touch()

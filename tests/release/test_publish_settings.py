@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from clm_ray.config.recipe import load_recipe, recipe_from
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.model.files import DESCRIPTION, ITEM_VECTORS, TABLES, WEIGHTS
@@ -21,6 +23,7 @@ def _trained(root: Path) -> tuple[Workspace, Path, Path]:
     dataset.mkdir(parents=True)
     for name in (WEIGHTS, DESCRIPTION, ITEM_VECTORS, *TABLES):
         (run / "model" / name).write_text(name, encoding="utf-8")
+    np.save(run / "model" / ITEM_VECTORS, np.zeros((3, 2), np.float32))
     (run / "model" / "recipe.yaml").write_text(load_recipe("complete_journey").to_yaml(), encoding="utf-8")
     (run / "model" / "training.json").write_text(json.dumps({"dataset": "data-1", "git": "abc"}), encoding="utf-8")
     (run / DONE).touch()
