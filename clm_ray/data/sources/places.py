@@ -51,7 +51,10 @@ class Place:
         return self.filesystem.open_input_file(self.path)
 
     def open_stream(self) -> pa.NativeFile:
-        """Front to back, decompressed as the ending says."""
+        """Front to back, decompressed as the ending says. Raises ArrowInvalid for a compressed file of no bytes, which was cut off."""
+        packed = PurePosixPath(self.path).suffix in _PACKED
+        if packed and self.filesystem.get_file_info(self.path).size == 0:
+            raise pa.ArrowInvalid("a compressed file has some bytes, this one none")
         return self.filesystem.open_input_stream(self.path, compression="detect")
 
 
