@@ -181,7 +181,10 @@ def _watched(command: Sequence[str], *, said: Path) -> dict[str, Any]:
             time.sleep(2.0)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
-    steps = {step: float(at) for at, step in re.findall(r"^\[ *([0-9.]+) s\] (.*)", said.read_text(), re.MULTILINE)}
+    # Without what follows a colon: where the report lies.
+    steps = {
+        step: float(at) for at, step in re.findall(r"^\[ *([0-9.]+) s\] ([^:\n]*)", said.read_text(), re.MULTILINE)
+    }
     taken = time.perf_counter() - began
     return {"seconds": taken, "cpu_seconds": sum(busy.values()), "peak_gb": peak, "steps": steps}
 

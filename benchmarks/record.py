@@ -40,7 +40,8 @@ def record(
     path = RESULTS / f"{name}.json"
     content = {
         "figures": {**(figures_of(name) if merge else {}), **figures},
-        "command": command or " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": command
+        or " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_told, sys.argv[1:])]),
         "git": git or git_revision(),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {package: version(package) for package in _PACKAGES},
@@ -50,6 +51,14 @@ def record(
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return path
+
+
+def _told(argument: str) -> str:
+    """An argument without what only this machine has: a path within the checkout is relative, another one its last part."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _processor() -> str:
