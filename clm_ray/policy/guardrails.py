@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import chdtrc
 
 from clm_ray.config.guards import GuardrailsConfig
 from clm_ray.config.policy import NO_ACTION, STAGES, Stage
@@ -137,7 +137,7 @@ def _sample_ratio(seen: Iterable[Seen], share: float, bound: float, config: Guar
     inside, total = len(users[True]), len(users[True]) + len(users[False])
     if total * min(share, 1 - share) < 5 or total < config.min_decisions:
         return _too_few(name, EVERYTHING, bound, total, config.min_decisions)
-    p = float(stats.chisquare([inside, total - inside], [share * total, (1 - share) * total]).pvalue)
+    p = float(chdtrc(1, (inside - share * total) ** 2 / (share * (1 - share) * total)))
     text = f"{inside} of {total} users are in the holdout, {share:.1%} were to be (p = {p:.2g}; bound {bound:g})"
     return Finding(name, EVERYTHING, p, bound, total, p < bound, text)
 

@@ -17,6 +17,7 @@ what is left of the budget (`policy.knapsack`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -45,6 +46,8 @@ from clm_ray.store.records import RetentionDecision
 from clm_ray.store.store import Store, open_store
 
 _BATCH = 256
+_PARTS_PER_ACTOR = 8
+"""An actor opens release and store once; more parts are worked off by more actors, as far as the cluster has CPUs."""
 _IDS = pa.list_(pa.string())
 _DELIVERY = pa.schema(
     [
@@ -191,7 +194,7 @@ def _over_parts(tables: list[pa.Table], work: type, **arguments: Any) -> list[di
         fn_constructor_kwargs=arguments,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(4, len(tables)))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=math.ceil(len(tables) / _PARTS_PER_ACTOR)),
         num_cpus=0.5,
     )
     return sorted(made.take_all(), key=lambda row: row["part"])

@@ -82,6 +82,7 @@ def test_a_holdout_of_another_size_stops_everything() -> None:
     assert not found(rows(200), "sample_ratio").stops
     assert not found(rows(225), "sample_ratio").stops
     one = found(rows(270), "sample_ratio")
+    assert one.value == pytest.approx(stats.chisquare([270, 3730], [200, 3800]).pvalue)
     assert (one.stops, one.action) == (True, "*")
     twice = [row for row in rows(200) for _ in range(3 if row.holdout else 1)]
     assert not found(twice, "sample_ratio").stops  # users are counted, not decisions

@@ -61,7 +61,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def start(workspace: Workspace, *, stages: tuple[str, ...] = ("churned",), now: int = NOW) -> campaign.Sent:
     return run_campaign(
-        workspace, "june", stages=stages, store_url=workspace.store_url, now=now, parts=12, tell=lambda _text: None
+        workspace, "june", stages=stages, store_url=workspace.store_url, now=now, parts=8, tell=lambda _text: None
     )
 
 
