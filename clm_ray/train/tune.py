@@ -91,8 +91,12 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEARCH).write_text(json.dumps(what, indent=1), encoding="utf-8")
     with following(folder, say=say):
-        names = _search(recipe, dataset, folder, space=space, trials=trials)
-    _write_down(recipe, folder, [_trial(folder / "runs" / trial, recipe) for trial in names])
+        ended = _search(recipe, dataset, folder, space=space, trials=trials)
+        found = [_trial(folder / "runs" / name, recipe, failed=failed) for name, failed in ended.items()]
+        for trial in found:
+            if trial.state == "failed":
+                tell(folder, f"trial {trial.name}: {trial.error}")
+    _write_down(recipe, folder, found)
     for checkpoint in folder.glob("runs/*/checkpoint_*/"):
         shutil.rmtree(checkpoint, ignore_errors=True)
     return folder
@@ -122,8 +126,8 @@ def run_trial(config: dict[str, Any], *, about: dict[str, Any]) -> None:
     try:
         fit(recipe, Path(about["dataset"]), run, say=lambda _: None, callbacks=callbacks)
     except TrainError as error:
+        # Not told yet: a trial that Tune is about to stop may lose its workers first, which is no failure.
         (run / _TRIAL).write_text(json.dumps({"values": values, "error": str(error)}), encoding="utf-8")
-        tell(folder, f"trial {name}: {error.problem}")
         raise
 
 
@@ -206,8 +210,8 @@ def _check_dashboard() -> None:
         ) from error
 
 
-def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials: int) -> list[str]:
-    """Run all trials that are not done yet; names of all."""
+def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials: int) -> dict[str, bool]:
+    """Run all trials that are not done yet; of all, the name and whether Tune saw it fail (rather than stopped it)."""
     from ray import tune as ray_tune
 
     # Tune's newer output prints a box whatever its verbosity; and with its own handler Ctrl-C looks like the end of all trials.
@@ -221,7 +225,7 @@ def _search(recipe: Recipe, dataset: Path, folder: Path, *, space: Space, trials
         tuner = ray_tune.Tuner.restore(state, trainable=trainable)
     else:
         tuner = _tuner(trainable, recipe, folder, space=space, trials=trials)
-    return [Path(result.path).name for result in tuner.fit()]
+    return {Path(result.path).name: result.error is not None for result in tuner.fit()}
 
 
 def _tuner(trainable: Any, recipe: Recipe, folder: Path, *, space: Space, trials: int) -> Any:
@@ -273,14 +277,14 @@ def _at_once(recipe: Recipe) -> int:
     return max(1, int(has) // recipe.train.num_workers)
 
 
-def _trial(run: Path, recipe: Recipe) -> Trial:
+def _trial(run: Path, recipe: Recipe, *, failed: bool) -> Trial:
     about = json.loads((run / _TRIAL).read_text(encoding="utf-8"))
     history = run / "model" / "training.json"
     epoch = json.loads(history.read_text(encoding="utf-8"))["epochs"][-1] if history.is_file() else {}
     metrics = {name: value for name, value in epoch.items() if not math.isnan(value)}
     score = score_of(recipe, metrics) if recipe.train.metric in metrics else None
-    error = about.get("error", "")
-    state = "finished" if (run / DONE).is_file() else "failed" if error else "stopped"
+    state = "finished" if (run / DONE).is_file() else "failed" if failed else "stopped"
+    error = about.get("error", "no reason is known: see Ray's logs") if state == "failed" else ""
     return Trial(run.name, state, about["values"], score, metrics, error)
 
 
