@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from small_shop import DAYS, START, SmallShop
 
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.schema import DAY_US, ITEM_STATISTICS, NEIGHBOURS
 
 
@@ -16,16 +17,26 @@ def write_dataset(folder: Path, shop: SmallShop) -> Path:
     """Tables, windows, recipe and manifest."""
     write_tables(folder, shop)
     shop.write(folder)
+    write_events(folder / "events", shop)
     (folder / "recipe.yaml").write_text(shop.recipe.to_yaml(), encoding="utf-8")
     manifest = {
         "id": "small",
         "train_end_us": shop.train_end,
+        "thresholds": {"new_days": 7, "at_risk_days": 5, "churned_days": 14, "reactivated_days": 7, "settled_days": 2},
         "log_end_us": START + DAYS * DAY_US,
         "scales": {"rating": None, "log_value": {"mean": 3.0, "spread": 0.8}},
         "base_rates": {"train": {"rate": 0.3, "mean_offset": -0.5}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
+
+
+def write_events(folder: Path, shop: SmallShop) -> None:
+    """Each user's events in the file of the user's bucket."""
+    folder.mkdir()
+    bucket_N = bucket_of(shop.events.column("user_id"), shop.recipe.sequences.buckets)
+    for bucket in range(shop.recipe.sequences.buckets):
+        pq.write_table(shop.events.filter(pa.array(bucket_N == bucket)), folder / part(bucket))
 
 
 def write_tables(folder: Path, shop: SmallShop) -> None:

@@ -98,6 +98,9 @@ class TrainConfig(Section):
     calibration: Literal["platt", "isotonic", "none"] = "platt"
     """How click probabilities are calibrated on the validation split: by two parameters, by a monotone step curve drawn through its steps'
     middles (a few thousand positives at least), or not."""
+    retention_calibration: Literal["platt", "none"] = "platt"
+    """How the chances to come back are calibrated on the validation references: by two parameters for each life-cycle stage (one with few
+    references takes those of all stages together), or not."""
     retrieval_negatives: int = Field(default=512, ge=1)
     """Items sampled per step for the retrieval loss, the same for every worker."""
     metric: Literal["click_auc", "click_log_loss", "retention_auc"] = "click_auc"

@@ -173,7 +173,7 @@ class BucketScorer:
         """Every reference at the end of every hazard bin."""
         requests = [UserRequest(c.user_id, c.history, int(t)) for c in cases for t in c.references.time_R]
         days = self.dataset.recipe.retention.bin_ends
-        within_RB, spend_R = self._return(requests) if requests else (None, None)
+        within_RB, spend_R = self._return(requests, self._stages(cases)) if requests else (None, None)
         if within_RB is None:
             return pa.table({})
         moment_L = np.repeat(np.arange(len(requests)), len(days))
@@ -245,13 +245,23 @@ class BucketScorer:
                 result.append(top(row_C, p_C, count=count))
         return result
 
-    def _return(self, requests: Sequence[UserRequest]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    def _stages(self, cases: Sequence[Case]) -> NDArray[np.int8]:
+        """int8 [R]: stage at each reference."""
+        vocabulary, thresholds = self.dataset.vocabulary, self.dataset.thresholds
+        return np.concatenate(
+            [slices.stages(c.history, c.references.time_R, vocabulary=vocabulary, thresholds=thresholds) for c in cases]
+        )
+
+    def _return(
+        self, requests: Sequence[UserRequest], stage_R: NDArray[np.int8]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
         """(chance to be active again [R, B], expected spend [R]), each None where the model has no such output."""
         within: list[NDArray[np.float32]] = []
         spend: list[NDArray[np.float32]] = []
         for cut in _batches([1] * len(requests)):
             states = self.scorer.states(requests[cut])
-            for found, parts in ((self.scorer.survival(states), within), (self.scorer.values(states), spend)):
+            back = self.scorer.survival(states, stage_B=stage_R[cut])
+            for found, parts in ((back, within), (self.scorer.values(states), spend)):
                 if found is not None:
                     parts.append(found)
         return (np.concatenate(within) if within else None), (np.concatenate(spend) if spend else None)

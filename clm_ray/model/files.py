@@ -28,6 +28,7 @@ from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.item_index import INDEX, ItemIndex
 from clm_ray.model.items import ItemVectors, UserTable
 from clm_ray.model.network import Network, Sizes
+from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
 from clm_ray.model.text import TextTower
 from clm_ray.schema import NEIGHBOURS
 
@@ -48,11 +49,12 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Description:
-    """model.json: shapes, the user vocabulary, the calibration of click probabilities."""
+    """model.json: shapes, the user vocabulary, the calibrations of click probabilities and of chances to come back."""
 
     sizes: Sizes
     users: UserTable
     calibration: Calibration = IDENTITY
+    retention: RetentionCalibration = UNCALIBRATED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -60,13 +62,20 @@ class Description:
             "sizes": asdict(self.sizes),
             "users": asdict(self.users),
             "calibration": asdict(self.calibration),
+            "retention_calibration": self.retention.to_dict(),
         }
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Description:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`. Models made before there was a calibration of the chances to come back answer as they did."""
         users = {name: tuple(values) for name, values in raw["users"].items()}
-        return Description(Sizes(**raw["sizes"]), UserTable(**users), Calibration.from_dict(raw["calibration"]))
+        calibrated = "retention_calibration" in raw
+        return Description(
+            Sizes(**raw["sizes"]),
+            UserTable(**users),
+            Calibration.from_dict(raw["calibration"]),
+            RetentionCalibration.from_dict(raw["retention_calibration"]) if calibrated else UNCALIBRATED,
+        )
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], description: Description) -> None:

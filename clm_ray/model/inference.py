@@ -34,6 +34,7 @@ from clm_ray.model.interactions import Fields
 from clm_ray.model.item_index import ItemIndex
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, UserInputs, survival_from
+from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
 
 _PAIRS_PER_PASS = 1 << 14
 """Candidates scored in one pass of the click head: bounds memory."""
@@ -73,6 +74,7 @@ class Scorer:
         users: UserTable,
         columns: dict[str, tuple[dict[str, str], dict[str, float]]],
         calibration: Calibration = IDENTITY,
+        retention: RetentionCalibration = UNCALIBRATED,
         index: ItemIndex | None = None,
     ) -> None:
         """`item_ID` may be mapped from a file: it is shared then, not copied. `index`: of these vectors; None: they are searched one by one."""
@@ -84,6 +86,7 @@ class Scorer:
         self.index = index
         self._newer_N: NDArray[np.int64] = np.empty(0, np.int64)  # rows that the index does not know as they are now
         self.calibration = calibration
+        self.retention = retention
         self._users = users
         self._columns = columns
 
@@ -110,6 +113,7 @@ class Scorer:
             spec=files.features(),
             users=description.users,
             calibration=description.calibration,
+            retention=description.retention,
             columns=columns,
             index=files.index(),
         )
@@ -256,13 +260,15 @@ class Scorer:
         return torch.softmax(self.network.action_logits(profile), dim=-1).numpy()
 
     @torch.inference_mode()
-    def survival(self, states: Sequence[UserState]) -> NDArray[np.float32] | None:
-        """[B, J]: chance to be active again within recipe.retention.bin_ends[j] days; None where the head is off."""
+    def survival(self, states: Sequence[UserState], *, stage_B: NDArray[np.int8]) -> NDArray[np.float32] | None:
+        """[B, J]: chance to be active again within recipe.retention.bin_ends[j] days, calibrated by the users' stages at these moments
+        (positions in STAGES); None where the head is off."""
         if not self.recipe.retention.enabled:
             return None
         if not states:
             return np.empty((0, len(self.recipe.retention.bin_ends)), np.float32)
-        return survival_from(self.network.hazard_logits(*self._retention_inputs(states))[:, 0]).numpy()
+        logit_BJ = self.network.hazard_logits(*self._retention_inputs(states))[:, 0]
+        return survival_from(self.retention.apply(logit_BJ, stage_B)).numpy()
 
     def _fields(self, states: Sequence[UserState], target_BQD: Tensor, dense_BQS: Tensor) -> Fields:
         token_BTD = pad([state.token_TD for state in states], torch.float32, width=target_BQD.shape[-1])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clm_ray.features.history import History
 from clm_ray.features.interests import interests
 from clm_ray.features.user import rfm
-from clm_ray.lifecycle.stages import Thresholds, explain_stage
+from clm_ray.lifecycle.stages import CODE, StageReason, Thresholds, explain_stage
 from clm_ray.messages import Interest, Profile
 from clm_ray.model.explain import explain_slate
 from clm_ray.model.inference import Scorer, UserRequest, UserState
@@ -127,13 +127,18 @@ def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], releas
     for place, state in zip(own, scorer.states(list(own.values())), strict=True):
         states[place] = state
     whole = [state for state in states if state is not None]
-    survival = scorer.survival(whole)
+    requests = [
+        own.get(place) or UserRequest(ask.user_id, user.history, ask.time)
+        for place, (ask, user) in enumerate(zip(asks, known, strict=True))
+    ]
+    why_B = [explain_stage(_activity(r.history, scorer), r.time, thresholds=release.thresholds) for r in requests]
+    survival = scorer.survival(whole, stage_B=np.array([CODE[why.stage] for why in why_B], np.int8))
     profiles, facts = [], []
     for place, (ask, user) in enumerate(zip(asks, known, strict=True)):
-        request = own.get(place) or UserRequest(ask.user_id, user.history, ask.time)
+        request = requests[place]
         liked = _liked(request, scorer) if place in own else user.liked
         chances = None if survival is None else survival[place]
-        profiles.append(_profile(request, liked, chances=chances, release=release))
+        profiles.append(_profile(request, liked, why_B[place], chances=chances, scorer=scorer))
         # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
         facts.append(facts_of(request, user.history.before(ask.time), chances=chances, scorer=scorer))
     return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(whole, protocol=pickle.HIGHEST_PROTOCOL))
@@ -215,15 +220,13 @@ def _liked(request: UserRequest, scorer: Scorer) -> list[tuple[str, float]]:
 def _profile(
     request: UserRequest,
     liked: Sequence[tuple[str, float]],
+    why: StageReason,
     *,
     chances: NDArray[np.float32] | None,
-    release: ProfilerRelease,
+    scorer: Scorer,
 ) -> Profile:
-    scorer = release.scorer
-    activity_N = _activity(request.history, scorer)
-    why = explain_stage(activity_N, request.time, thresholds=release.thresholds)
     habits = rfm(request.history, request.time, vocabulary=scorer.vocabulary)
-    chance, reason = _chance_active(chances, bool(len(activity_N)), scorer)
+    chance, reason = _chance_active(chances, why.days_since_last is not None, scorer)
     return Profile(
         stage=why.stage,
         why=why.text,

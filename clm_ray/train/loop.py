@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.errors import DivergenceError, TrainError
-from clm_ray.model.calibration import Calibration
 from clm_ray.model.recommender import LOSSES, Batch
 from clm_ray.train import checkpoint
 from clm_ray.train.ahead import ahead
@@ -37,6 +36,7 @@ from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.guards import leak_warnings
 from clm_ray.train.losses import loss_weights, told_losses
 from clm_ray.train.narrate import tell
+from clm_ray.train.reference_stages import ReferenceStages
 from clm_ray.train.schedule import Schedule
 from clm_ray.train.setup import Assembled, Prepared, assemble, batch_maker, frozen_texts, open_dataset
 from clm_ray.train.texts import text_vectors
@@ -78,6 +78,7 @@ class Worker:
     maker: BatchMaker
     train: WindowSet
     valid: WindowSet
+    stages: ReferenceStages
     schedule: Schedule
     frozen: NDArray[np.float32]
     model_folder: Path
@@ -115,6 +116,7 @@ class Worker:
             batch_maker(prepared, lower),
             train,
             valid,
+            ReferenceStages.of(dataset, recipe, prepared.manifest),
             Schedule.plan(recipe.train, len(train)),
             frozen,
             model_folder,
@@ -279,7 +281,13 @@ class Worker:
     def _validate(self) -> Validation:
         place = self.place
         return validate(
-            self.assembled.model, self.valid, self.maker, rank=place.rank, world=place.world, device=place.device
+            self.assembled.model,
+            self.valid,
+            self.maker,
+            stages=self.stages,
+            rank=place.rank,
+            world=place.world,
+            device=place.device,
         )
 
     def _account(self, losses: dict[str, float], validation: Validation) -> None:
@@ -305,19 +313,20 @@ class Worker:
             self._say(f"WARNING {warning}")
             progress.warnings.append(f"epoch {progress.epoch}: {warning}")
         if better:
-            self._export(validation.calibration)
+            self._export(validation)
 
-    def _export(self, calibration: Calibration) -> None:
+    def _export(self, validation: Validation) -> None:
         state = full_state(self.assembled.model)
         vectors = item_vectors(self.assembled, self.prepared, self.assembled.model.cache_ZH)
         progress = self.progress
         history = {"epochs": progress.epochs, "warnings": progress.warnings}
+        description = replace(
+            self.assembled.description, calibration=validation.calibration, retention=validation.retention
+        )
         if self.place.rank == 0:
             export_model(
                 self.model_folder,
-                assembled=replace(
-                    self.assembled, description=replace(self.assembled.description, calibration=calibration)
-                ),
+                assembled=replace(self.assembled, description=description),
                 prepared=self.prepared,
                 state=state,
                 vectors=vectors,

@@ -20,7 +20,9 @@ from clm_ray.model.calibration import Calibration
 from clm_ray.model.heads import Value
 from clm_ray.model.network import survival_from
 from clm_ray.model.recommender import Batch, Recommender
+from clm_ray.model.retention_calibration import RetentionCalibration
 from clm_ray.train.batches import BatchMaker
+from clm_ray.train.reference_stages import ReferenceStages
 from clm_ray.train.windows import WindowSet
 
 
@@ -30,21 +32,29 @@ class Validation:
 
     metrics: dict[str, float]
     calibration: Calibration
+    retention: RetentionCalibration
 
 
 @torch.no_grad()
 def validate(
-    model: Recommender, windows: WindowSet, maker: BatchMaker, *, rank: int, world: int, device: torch.device
+    model: Recommender,
+    windows: WindowSet,
+    maker: BatchMaker,
+    *,
+    stages: ReferenceStages,
+    rank: int,
+    world: int,
+    device: torch.device,
 ) -> Validation:
     """Metrics click_auc, click_log_loss, retention_auc (at the longest reported horizon); NaN where there is nothing
-    to measure; and the calibration of this epoch's click logits.
+    to measure; and the calibrations of this epoch's click logits and, by life-cycle stage, hazard logits.
 
     With further outputs also rating_rmse, value_mae (both in the units of the data), value_ratio (predicted by actual sum) and
     next_action_log_loss; with a fairness penalty group_gap (largest less smallest group mean of what it penalises).
     """
     model.eval()
     click: list[NDArray[np.float64]] = [np.empty((0, 4))]
-    retention: list[NDArray[np.float64]] = [np.empty((0, 2))]
+    hazards = [np.empty((0, len(maker.recipe.retention.bin_ends) + 3))]
     size = maker.recipe.train.windows_per_step
     further = _Further(model)
     last = maker.recipe.retention.bin_ends.index(max(maker.recipe.retention.report_days))
@@ -55,27 +65,45 @@ def validate(
         keep = batch.click.weight_BQ > 0
         columns = (logit, batch.click.label_BQ, batch.click.weight_BQ, batch.click.offset_BQ)
         click.append(torch.stack([c[keep] for c in columns], dim=1).double().cpu().numpy())
-        returned = survival_from(model.hazard_logits(batch, state_BTD))[..., last]
-        full = batch.references.seen_BR > last
-        came = (batch.references.bin_BR <= last).double()
-        retention.append(torch.stack([returned[full].double(), came[full]], dim=1).cpu().numpy())
+        hazards.append(
+            _hazards(model.hazard_logits(batch, state_BTD), batch, stages.at(batch_windows.share(rank, world)))
+        )
         further.add(batch, item_UD, token_BTD, state_BTD, logit)
     model.train()
     clicks = _everyone(np.concatenate(click), world)
-    returns = _everyone(np.concatenate(retention), world)
+    hazard_RH = _everyone(np.concatenate(hazards), world)
+    bin_R, seen_R, stage_R = hazard_RH[:, -3:].astype(np.int64).T
+    logit_RJ, full_R = hazard_RH[:, :-3], seen_R > last
+    returned_R = survival_from(torch.from_numpy(logit_RJ[full_R]))[:, last].numpy()
     logits, labels, weights, offsets = clicks.T
     probability = 1.0 / (1.0 + np.exp(-(logits + offsets)))
     return Validation(
         metrics={
             "click_auc": auc(labels, score=probability, weight=weights),
             "click_log_loss": log_loss(labels, probability=probability, weight=weights),
-            "retention_auc": auc(returns[:, 1], score=returns[:, 0]),
+            "retention_auc": auc(bin_R[full_R] <= last, score=returned_R),
             **further.metrics(world),
         },
         calibration=Calibration.fit(
             logits, labels, weight_N=weights, offset_N=offsets, kind=maker.recipe.train.calibration
         ),
+        retention=RetentionCalibration.fit(
+            logit_RJ,
+            bin_R=bin_R,
+            seen_R=seen_R,
+            stage_R=stage_R.astype(np.int8),
+            kind=maker.recipe.train.retention_calibration,
+        ),
     )
+
+
+def _hazards(logit_BRJ: Tensor, batch: Batch, stage_R: NDArray[np.int8]) -> NDArray[np.float64]:
+    """[R, J + 3]: hazard logits, bin, seen bins and stage of each reference that the padded batch really holds."""
+    references = batch.references
+    held = references.seen_BR > 0
+    counts = torch.stack([references.bin_BR[held], references.seen_BR[held]], dim=1)
+    both = torch.cat([logit_BRJ[held].double(), counts.double()], dim=1).cpu().numpy()
+    return np.column_stack([both, stage_R])
 
 
 class _Further:

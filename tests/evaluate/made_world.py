@@ -316,7 +316,7 @@ class KnowingScorer:
     def values(self, states: Sequence[UserState]) -> None:
         """No such output."""
 
-    def survival(self, states: Sequence[UserState]) -> NDArray[np.float32]:
+    def survival(self, states: Sequence[UserState], *, stage_B: NDArray[np.int8]) -> NDArray[np.float32]:
         """From the mean gap between visits so far."""
         ends = np.array(self.recipe.retention.bin_ends)
         gaps = [np.diff(np.unique(s.history.time_N // DAY_US)).mean() if len(s.history) > 3 else 5.0 for s in states]

@@ -77,7 +77,7 @@ def test_survival_is_the_same(shop: SmallShop, model: Recommender) -> None:
         UserRequest(windows.user[b], shop.histories[windows.user[b]], int(windows.reference[b]["time"][r]))
         for b, r in pairs
     ]
-    served = scorer.survival(scorer.states(requests))
+    served = scorer.survival(scorer.states(requests), stage_B=np.zeros(len(requests), np.int8))
     assert len(pairs) > 20
     assert served is not None
     np.testing.assert_allclose(served, [windowed[b, r] for b, r in pairs], atol=1e-5)
@@ -119,7 +119,7 @@ def test_slates_that_were_shown_are_no_events_of_the_user(shop: SmallShop, model
     states = scorer.states([UserRequest("u1", h, time) for h in (history, joined)])
     plain, told = scorer.click(states, [candidates] * 2)
     np.testing.assert_allclose(told, plain, atol=1e-6)
-    survival = scorer.survival(states)
+    survival = scorer.survival(states, stage_B=np.zeros(len(states), np.int8))
     assert survival is not None
     np.testing.assert_allclose(survival[0], survival[1], atol=1e-6)
     features = [shop.source.retention(h, np.array([time])) for h in (history, joined)]
@@ -142,7 +142,7 @@ def test_no_candidates_and_no_users_are_answered_with_nothing(shop: SmallShop, m
     scorer = _scorer(shop, model)
     (none,) = scorer.click(scorer.states([UserRequest("u0", EMPTY, shop.train_end)]), [np.empty(0, np.int32)])
     assert none.shape == (0,)
-    survival = scorer.survival([])
+    survival = scorer.survival([], stage_B=np.empty(0, np.int8))
     assert survival is not None
     assert survival.shape == (0, len(shop.recipe.retention.bin_ends))
     assert scorer.states([]) == scorer.retrieve([], count=3) == []

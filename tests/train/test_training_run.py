@@ -229,7 +229,7 @@ def shop_without_retention(ray_session: None, shop_recipe: Shop, tmp_path_factor
 def test_a_log_that_supports_no_retention_claim_can_be_trained_on(shop_without_retention: Shop) -> None:
     scorer = Scorer.open(shop_without_retention.run_folder / "model")
     states = scorer.states([UserRequest("c001", EMPTY, 1_706_000_000_000_000)])
-    assert scorer.survival(states) is None
+    assert scorer.survival(states, stage_B=np.zeros(len(states), np.int8)) is None
     (probability,) = scorer.click(states, [np.array([1, 2], np.int32)])
     assert ((probability > 0) & (probability < 1)).all()
 
