@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from clm_ray.decide import controls
 from clm_ray.errors import ConfigError
 from clm_ray.schema import DAY_US
+from clm_ray.store.approvals import Status
 from clm_ray.store.clock import open_clock
 from clm_ray.store.store import Store, open_store
 from jobs.arguments import open_recipe, parser, run_main
 
-_RESOLVED = {"approve": "approved", "refuse": "refused", "revoke": "revoked"}
+_RESOLVED: dict[str, Status] = {"approve": "approved", "refuse": "refused", "revoke": "revoked"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
