@@ -82,7 +82,7 @@ class PolicyConfig(Section):
 
     enabled: bool = True
     """The kill switch of the release: off means every decision is `none`. The endpoint has another one that needs no release."""
-    version: str = "uplift-1"
+    version: str = "uplift-2"
     """Recorded with each decision."""
     kind: Literal["uplift", "stage"] = "uplift"
     """uplift: by expected uplift × worth - price. stage: fixed weights per stage (`preferences`), whatever an action costs or gains."""

@@ -33,10 +33,11 @@ from clm_ray.config.privacy import PrivacyConfig
 from clm_ray.config.section import Section
 from clm_ray.config.serve import ServeConfig, StoreConfig
 from clm_ray.config.source import CleanConfig, EventTypeConfig, SourceConfig
+from clm_ray.config.strategy import StrategyConfig
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
 
-_LATER = ("description", "evaluate", "lifecycle", "policy", "privacy", "serve", "store")
+_LATER = ("description", "evaluate", "lifecycle", "policy", "privacy", "serve", "store", "strategy")
 _MEANS = (
     "num_workers",
     "threads_per_worker",
@@ -48,7 +49,7 @@ _MEANS = (
     "tracking",
 )
 """Keys of `train` that change no step: with other values the same run goes on."""
-_SERVED = ("policy", "serve", "store")
+_SERVED = ("policy", "serve", "store", "strategy")
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
@@ -89,6 +90,8 @@ class Recipe(Section):
     """Stages."""
     policy: PolicyConfig = PolicyConfig()
     """Retention actions."""
+    strategy: StrategyConfig = StrategyConfig()
+    """Slates by stage."""
     serve: ServeConfig = ServeConfig()
     """The endpoint."""
     store: StoreConfig = StoreConfig()
@@ -147,14 +150,14 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def training_digest(self) -> str:
-        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store), every key of
+        """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store, strategy), every key of
         `train` but those that say by which means it is trained."""
         exclude: Any = {**dict.fromkeys(_LATER, True), "train": {*_MEANS}}
         text = json.dumps(self.model_dump(mode="json", exclude=exclude), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def served_by(self, other: Recipe) -> Recipe:
-        """This recipe with the sections that the endpoint alone reads (policy, serve, store) from `other`."""
+        """This recipe with the sections that the endpoint alone reads (policy, serve, store, strategy) from `other`."""
         return self.model_copy(update={name: getattr(other, name) for name in _SERVED})
 
     def to_yaml(self) -> str:

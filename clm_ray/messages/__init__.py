@@ -154,7 +154,9 @@ class RankRequest(Ask):
     filters: Filters | None = None
     """Which items may be shown, of the candidates or of the whole catalogue. What is left may be fewer than `k` items."""
     diversity: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """How much unlike those above it an item should be: 0 not at all. Null: as the recipe says."""
+    """How much unlike those above it an item should be: 0 not at all. Null: as the strategy of the user's stage says, else the recipe."""
+    stage_strategy: bool = True
+    """False: the strategy of the user's stage does not shape this slate; probability and the shop's rules alone do."""
     recent_events: list[RecentEvent] = Field(default_factory=list, max_length=MAX_EVENTS)
     """Events that only the caller knows; they count for this request and are not stored."""
     explain: bool = False
@@ -221,6 +223,21 @@ class Interest(Answer):
     """Recent choices weigh more; the shares of all categories sum to 1."""
 
 
+class Strategy(Answer):
+    """What is done for users of this stage. Probabilities are the model's whatever it does."""
+
+    name: str
+    """`convert`, `teach`, `deepen`, `treat`, `win_back`, `watch`, or as the recipe has it."""
+    why: str
+    """In words."""
+    slate: dict[str, Any]
+    """What shapes the slate: the options of the recipe's section `strategy` that are set. Empty: probability and the shop's rules alone."""
+    actions: list[str]
+    """Retention actions that may be taken at this stage; the single decision may have fewer to choose from."""
+    brought_in: list[str] | None = None
+    """Items of this slate that would not be in it without the strategy. Null where it shaped no slate: none was asked for, or no model ranked it."""
+
+
 class Profile(Answer):
     """Who the user is at one moment; only events strictly before it count."""
 
@@ -228,6 +245,8 @@ class Profile(Answer):
     """Life-cycle stage."""
     why: str
     """The rule and the numbers that put the user there."""
+    strategy: Strategy | None = None
+    """What is done at this stage; null where the recipe has switched strategies off."""
     chance_active: dict[str, Probability] | None
     """Days → probability of being active again within them; null with a reason."""
     chance_active_reason: str | None = None

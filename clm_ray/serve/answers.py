@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.config.stages import Stage
 from clm_ray.errors import ClmError
 from clm_ray.messages import (
     BatchResult,
@@ -53,6 +54,11 @@ class Draft:
     forbidden: Forbidden = NONE_FORBIDDEN
 
     @property
+    def strategic_stage(self) -> Stage | None:
+        """The stage whose strategy shapes the slate; None where none does."""
+        return self.profile.stage if self.profile and self.ask.request.stage_strategy else None
+
+    @property
     def scored(self) -> bool:
         """Whether a model ranked it, and there is something to rank."""
         return len(self.ranked.row_K) > 0 and not np.isnan(self.ranked.probability_K).any()
@@ -86,7 +92,8 @@ def offered(ranked: Ranked, *, served: ServedCatalogue) -> Ranked:
     stays_K = ~np.isin(ranked.row_K, gone_G)
     if stays_K.all():
         return ranked
-    return Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K], ranked.shaping)
+    brought_K = None if ranked.brought_K is None else ranked.brought_K[stays_K]
+    return Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K], ranked.shaping, brought_K)
 
 
 def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32] | None:
@@ -141,7 +148,7 @@ def answer_of(draft: Draft, *, served: ServedCatalogue, course: Course, ended: f
         time=ask.time,
         release=served.release,
         items=_items(draft, served),
-        profile=draft.profile,
+        profile=_profile(draft, served),
         retention=_retention(draft),
         retention_reason=draft.retention_reason,
         degraded=draft.degraded,
@@ -171,6 +178,15 @@ def result_of(index: int, result: Recommendation | BaseException) -> BatchResult
         raise result
     problem = problem_of(result)
     return BatchResult(index=index, status=problem.status, problem=problem)
+
+
+def _profile(draft: Draft, served: ServedCatalogue) -> Profile | None:
+    """With what the strategy of the stage did to this slate."""
+    profile, brought_K = draft.profile, draft.ranked.brought_K
+    if profile is None or profile.strategy is None or brought_K is None:
+        return profile
+    brought = [served.catalogue.ids[row] for row in draft.ranked.row_K[brought_K]]
+    return profile.model_copy(update={"strategy": profile.strategy.model_copy(update={"brought_in": brought})})
 
 
 def _retention(draft: Draft) -> RetentionAction | None:

@@ -142,13 +142,13 @@ class RankerReplica:
         from clm_ray.serve.ranker import Ranker, RankerRelease
 
         def open_release(folder: Path) -> RankerRelease:
-            return RankerRelease(Scorer.open(folder, threads=args.threads), open_catalogue(folder).shelf)
+            return RankerRelease.of(Scorer.open(folder, threads=args.threads), open_catalogue(folder).shelf)
 
         folder, store, now = _release(args), _store(args), _now(args)
 
         def amend(release: RankerRelease, changes: Sequence[ChangedItem], at: int) -> RankerRelease:
             scorer = amended_scorer(release.scorer, changes, at)
-            return RankerRelease(scorer, amended_shelf(release.shelf, scorer.items, changes))
+            return replace(release, scorer=scorer, shelf=amended_shelf(release.shelf, scorer.items, changes))
 
         def live(release: RankerRelease, name: str) -> LiveItems[RankerRelease]:
             return LiveItems(release, release=name, store=store, amend=amend, now=now)

@@ -35,7 +35,7 @@ class ShadowReplica:
         profiled = ProfilerRelease(scorer, thresholds_of(folder))
         profiler = Profiler(releases=Opened(folder, open_release=lambda _folder: profiled), store=store)
         served = open_catalogue(folder)
-        ranking = RankerRelease(scorer, served.shelf)
+        ranking = RankerRelease.of(scorer, served.shelf)
         ranker = Ranker(releases=Opened(folder, open_release=lambda _folder: ranking))
         self._part = Shadow(served=served, store=store, profile=profiler.profile, rank=ranker.rank)
 

@@ -26,7 +26,7 @@ from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
 from clm_ray.release.stage_choices import STAGE_CHOICES, stage_orders
 from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, ItemRules
-from clm_ray.serve.popular import popular_rows
+from clm_ray.serve.popular import Popular, popular_rows
 from clm_ray.serve.shelf import STOCK, Shelf
 
 
@@ -63,13 +63,14 @@ class ServedCatalogue:
         return self.item_rules.forbidden(user_id, stage=stage, catalogue=self.catalogue)
 
     def popular(self, stage: str | None) -> NDArray[np.int32]:
-        """Rows, first what users of this stage choose; without a stage, or one of which the log says nothing, what is popular at large."""
-        return self.popular_I if stage is None else self.popular_at.get(stage, self.popular_I)
+        """As `Popular.rows`."""
+        return Popular(self.popular_I, self.popular_at).rows(stage)
 
     @cached_property
     def shelf(self) -> Shelf:
         """Which items may be shown, and what moves them."""
-        return self.amended_shelf or Shelf.build(self.catalogue, self.stock, self.recipe.serve)
+        popular = Popular(self.popular_I, self.popular_at)
+        return self.amended_shelf or Shelf.build(self.catalogue, self.stock, self.recipe.serve, popular=popular)
 
     @cached_property
     def rules(self) -> Rules:

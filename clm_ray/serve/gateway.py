@@ -320,6 +320,7 @@ class Gateway:
             k=[draft.ask.k for draft in drafts],
             forbidden=[d.forbidden.row_F for d in drafts] if any(len(d.forbidden.row_F) for d in drafts) else [],
             wishes=[] if all(d.ask.wish is ANYTHING for d in drafts) else [d.ask.wish for d in drafts],
+            stages=[draft.strategic_stage for draft in drafts],
         )
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
         if ranked and max(one.row_K.max(initial=0) for one in ranked) >= len(served.catalogue):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.config.stages import Stage
 from clm_ray.features.history import History
 from clm_ray.messages import Profile, RetentionAction
 
@@ -81,7 +82,8 @@ ANYTHING = Wish()
 @dataclass(frozen=True)
 class RankBatch:
     """To the ranker. `rows`: per user the candidate rows, or None to retrieve them; `k`: items wanted; `forbidden`: per user the rows that may not
-    be retrieved, empty where nobody has such; `wishes`: what else each asked, empty where nobody asked anything."""
+    be retrieved, empty where nobody has such; `wishes`: what else each asked, empty where nobody asked anything; `stages`: whose strategy shapes each
+    slate, None for nobody's; empty where none does."""
 
     release: str
     states: bytes
@@ -89,6 +91,7 @@ class RankBatch:
     k: list[int]
     forbidden: list[NDArray[np.int32]] = field(default_factory=list)
     wishes: list[Wish] = field(default_factory=list)
+    stages: list[Stage | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Ranked:
     probability_K: NDArray[np.float32]
     shaping: dict[str, Any] = field(default_factory=dict)
     """What beside the probabilities made the slate, for the log."""
+    brought_K: NDArray[np.bool_] | None = None
+    """Whether the item would not be there without the strategy of the user's stage; None where no strategy was asked."""
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,19 @@ import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.config.policy import NO_ACTION
+from clm_ray.config.recipe import Recipe
+from clm_ray.config.stages import STAGES, Stage
 from clm_ray.features.history import History
 from clm_ray.features.interests import interests
 from clm_ray.features.user import rfm
 from clm_ray.lifecycle.stages import CODE, StageReason, Thresholds, explain_stage
-from clm_ray.messages import Interest, Profile
+from clm_ray.messages import Interest, Profile, Strategy
 from clm_ray.model.explain import explain_slate
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.serve import measures
@@ -44,6 +47,19 @@ class ProfilerRelease:
 
     scorer: Scorer
     thresholds: Thresholds
+
+    @cached_property
+    def strategies(self) -> dict[Stage, Strategy]:
+        """What answers say of the strategy of each stage; empty where there is none."""
+        recipe = self.scorer.recipe
+        return {stage: strategy_of(recipe, stage) for stage in STAGES} if recipe.strategy.enabled else {}
+
+
+def strategy_of(recipe: Recipe, stage: Stage) -> Strategy:
+    """What is done for users of this stage."""
+    own = recipe.strategy.of(stage)
+    allowed = [action.name for action in recipe.policy.actions if stage in action.stages]
+    return Strategy(name=own.name, why=own.why, slate=own.options(), actions=[NO_ACTION, *allowed])
 
 
 class Profiler:
@@ -138,7 +154,7 @@ def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], releas
         request = requests[place]
         liked = _liked(request, scorer) if place in own else user.liked
         chances = None if survival is None else survival[place]
-        profiles.append(_profile(request, liked, why_B[place], chances=chances, scorer=scorer))
+        profiles.append(_profile(request, liked, why_B[place], chances=chances, release=release))
         # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
         facts.append(facts_of(request, user.history.before(ask.time), chances=chances, scorer=scorer))
     return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(whole, protocol=pickle.HIGHEST_PROTOCOL))
@@ -223,13 +239,15 @@ def _profile(
     why: StageReason,
     *,
     chances: NDArray[np.float32] | None,
-    scorer: Scorer,
+    release: ProfilerRelease,
 ) -> Profile:
+    scorer = release.scorer
     habits = rfm(request.history, request.time, vocabulary=scorer.vocabulary)
     chance, reason = _chance_active(chances, why.days_since_last is not None, scorer)
     return Profile(
         stage=why.stage,
         why=why.text,
+        strategy=release.strategies.get(why.stage),
         chance_active=chance,
         chance_active_reason=reason,
         recency_days=habits.recency_days,

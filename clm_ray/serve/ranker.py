@@ -1,6 +1,6 @@
 """Ranker: candidates retrieved where none are given, click probabilities, the best k; a batch at a time.
 
-Shape letters: C candidates of one user, K items of one slate.
+Shape letters: C candidates of one user, K items of one slate, H items of a history, I catalogue rows.
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clm_ray.config.serve import FreshnessConfig
+from clm_ray.config.stages import Stage
+from clm_ray.config.strategy import StageStrategy
 from clm_ray.model.inference import Scorer, UserState, own_items
 from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.hops import ANYTHING, RankBatch, Ranked, Wish
+from clm_ray.serve.near import NearCategories
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.profiler import states_of
-from clm_ray.serve.shelf import Shelf, order, pinned
+from clm_ray.serve.shelf import Share, Shelf, order, pinned
 
 _NONE: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -29,6 +33,14 @@ class RankerRelease:
 
     scorer: Scorer
     shelf: Shelf
+    near: NearCategories | None = None
+    """Of the catalogue as it was published; None: no item is adjacent to anything."""
+
+    @staticmethod
+    def of(scorer: Scorer, shelf: Shelf) -> RankerRelease:
+        """With the categories that lie next to each other."""
+        most = scorer.recipe.strategy.near_categories
+        return RankerRelease(scorer, shelf, NearCategories.of(scorer.items, scorer.item_vectors, most=most))
 
 
 class Ranker:
@@ -60,10 +72,22 @@ class Ranker:
             given = [row_C is not None for row_C in batch.rows]
             self._watch.add(batch.release, scores=[_probability(logit_C) for logit_C in scores], given=given)
         never = batch.forbidden or [_NONE] * len(states)
+        stages = batch.stages or [None] * len(states)
         return [
-            slate(release, state, row_C, logit_C, k=k, wish=wish, forbidden=row_F)
-            for state, row_C, logit_C, k, wish, row_F in zip(states, rows, scores, batch.k, wishes, never, strict=True)
+            slate(release, state, row_C, logit_C, k=k, wish=wish, forbidden=row_F, stage=stage)
+            for state, row_C, logit_C, k, wish, row_F, stage in zip(
+                states, rows, scores, batch.k, wishes, never, stages, strict=True
+            )
         ]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Of one user, best first; equal ones in the order of the catalogue, so that the same request has one answer."""
+
+    state: UserState
+    row_C: NDArray[np.int32]
+    logit_C: NDArray[np.float32]
 
 
 def slate(
@@ -75,22 +99,67 @@ def slate(
     k: int,
     wish: Wish,
     forbidden: NDArray[np.int32] = _NONE,
+    stage: Stage | None = None,
 ) -> Ranked:
-    """The k best as the shop's rules and the request would have them; without either those with the highest probability, equal ones in the order
-    of the catalogue, so that the same request has one answer."""
+    """The k best as the shop's rules, the stage's strategy and the request would have them; without any of these those with the highest
+    probability. `stage`: whose strategy; None for none."""
     scorer, shelf = release.scorer, release.shelf
     in_order_C = np.lexsort((row_C, -logit_C))
-    row_C, logit_C = row_C[in_order_C], logit_C[in_order_C]
-    diversity = shelf.diversity_of(wish)
-    if not shelf.shapes and not diversity:
-        row_K, logit_K = row_C[:k], logit_C[:k]
-    else:
-        lifted_C = logit_C + shelf.lift(row_C, state.time)
-        vectors = scorer.item_vectors(row_C) if diversity else None
-        chosen_K = order(lifted_C, vectors, k=k, diversity=diversity)
-        row_K = pinned(row_C[chosen_K], _pins(shelf, wish, state.time, forbidden), k=k)
-        logit_K = _logits(scorer, state, row_K, dict(zip(row_C.tolist(), logit_C.tolist(), strict=True)))
-    return Ranked(row_K, _probability(logit_K), shelf.shaping(wish))
+    given = Candidates(state, row_C[in_order_C], logit_C[in_order_C])
+    pins = _pins(shelf, wish, state.time, forbidden)
+    row_K = _arranged(release, given, k=k, pins=pins, diversity=shelf.diversity_of(wish))
+    if stage is None or not scorer.recipe.strategy.enabled:
+        return Ranked(row_K, _probability(_logits(scorer, given, row_K)), shelf.shaping(wish))
+    usual_K, strategy = row_K, scorer.recipe.strategy.of(stage)
+    if strategy.options():
+        wish = replace(wish, diversity=strategy.diversity if wish.diversity is None else wish.diversity)
+        row_K = _arranged(
+            release,
+            given,
+            k=k,
+            pins=pins,
+            diversity=shelf.diversity_of(wish),
+            shares=_shares(release, given, strategy, stage),
+            freshness=strategy.freshness,
+        )
+    brought_K = ~np.isin(row_K, usual_K)
+    said = strategy.options() | {"name": strategy.name, "stage": stage, "brought_in": int(brought_K.sum())}
+    shaping = shelf.shaping(wish) | {"strategy": said}
+    return Ranked(row_K, _probability(_logits(scorer, given, row_K)), shaping, brought_K)
+
+
+def _arranged(
+    release: RankerRelease,
+    given: Candidates,
+    *,
+    k: int,
+    pins: list[tuple[int, int]],
+    diversity: float,
+    shares: Sequence[Share] = (),
+    freshness: FreshnessConfig | None = None,
+) -> NDArray[np.int32]:
+    """Rows of the slate. `shares`, `freshness`: what a strategy adds."""
+    shelf = release.shelf
+    if not (shelf.shapes or diversity or shares or freshness):
+        return given.row_C[:k]
+    lifted_C = given.logit_C + shelf.lift(given.row_C, given.state.time, freshness=freshness)
+    vectors = release.scorer.item_vectors(given.row_C) if diversity else None
+    chosen_K = order(lifted_C, vectors, k=k, diversity=diversity, shares=shares)
+    return pinned(given.row_C[chosen_K], pins, k=k)
+
+
+def _shares(release: RankerRelease, given: Candidates, strategy: StageStrategy, stage: Stage) -> list[Share]:
+    """What the strategy wants some of, and which candidates are that."""
+    scorer, shares = release.scorer, []
+    if strategy.popular_share:
+        popular_I = release.shelf.popular.rows(stage)[: scorer.recipe.strategy.popular_items]
+        shares.append(Share(strategy.popular_share, np.isin(given.row_C, popular_I)))
+    if strategy.adjacent_share and release.near is not None:
+        history = given.state.history
+        chosen_H = history.item_N[scorer.vocabulary.labels(history) == 1]
+        adjacent_C = release.near.adjacent(given.row_C, chosen_H=chosen_H, catalogue=scorer.items)
+        shares.append(Share(strategy.adjacent_share, adjacent_C))
+    return shares
 
 
 def _news(scorer: Scorer, batch: RankBatch) -> bool:
@@ -123,11 +192,14 @@ def _pins(shelf: Shelf, wish: Wish, time: int, forbidden: NDArray[np.int32]) -> 
     return [(place, row) for place, row in shelf.pins if may_I is None or may_I[row]]
 
 
-def _logits(scorer: Scorer, state: UserState, row_K: NDArray[np.int32], known: dict[int, float]) -> NDArray[np.float32]:
+def _logits(scorer: Scorer, given: Candidates, row_K: NDArray[np.int32]) -> NDArray[np.float32]:
     """Of the rows of a slate; a pinned one may not have been among the candidates."""
+    if np.array_equal(row_K, given.row_C[: len(row_K)]):
+        return given.logit_C[: len(row_K)]
+    known = dict(zip(given.row_C.tolist(), given.logit_C.tolist(), strict=True))
     missing = np.array([row for row in row_K.tolist() if row not in known], np.int32)
     if len(missing):
-        known = known | dict(zip(missing.tolist(), scorer.click_logits([state], [missing])[0].tolist(), strict=True))
+        known |= dict(zip(missing.tolist(), scorer.click_logits([given.state], [missing])[0].tolist(), strict=True))
     return np.array([known[row] for row in row_K.tolist()], np.float32)
 
 

@@ -42,6 +42,7 @@ class ShadowAsk:
     candidates: tuple[str, ...] | None
     shown: tuple[str, ...]
     k: int
+    stage_strategy: bool = True
 
 
 class ShadowLine:
@@ -113,7 +114,8 @@ class Shadow:
         release = self._served.release
         profiled = await self._profile(ProfileBatch(release, [self._ask(one) for one in asks]))
         rows = [self._candidates(one, profiled.profiles[n].events) for n, one in enumerate(asks)]
-        own = await self._rank(RankBatch(release, profiled.states, rows, [one.k for one in asks]))
+        stages = [p.stage if one.stage_strategy else None for one, p in zip(asks, profiled.profiles, strict=True)]
+        own = await self._rank(RankBatch(release, profiled.states, rows, [one.k for one in asks], stages=stages))
         shown = [self._known(one.shown) for one in asks]
         judged = await self._rank(RankBatch(release, profiled.states, list(shown), [max(len(r), 1) for r in shown]))
         slates = [self._slate(*parts) for parts in zip(asks, own, judged, strict=True)]
@@ -161,4 +163,5 @@ def _shadow_ask(draft: Draft, decision_id: str) -> ShadowAsk:
         candidates=None if given is None else tuple(ids[row] for row in given),
         shown=tuple(ids[row] for row in draft.ranked.row_K),
         k=draft.ask.k,
+        stage_strategy=draft.ask.request.stage_strategy,
     )

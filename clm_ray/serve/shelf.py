@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clm_ray.config.serve import RuleConfig, ServeConfig
+from clm_ray.config.serve import FreshnessConfig, RuleConfig, ServeConfig
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.schema import DAY_US
 from clm_ray.serve.hops import Wish
+from clm_ray.serve.popular import NOTHING_POPULAR, Popular
 
 STOCK = ["available_from", "available_until", "flags"]
 """Columns of the items table that rules look at."""
@@ -40,9 +41,12 @@ class Shelf:
     pins: tuple[tuple[int, int], ...]
     """(place from 0, row)."""
     config: ServeConfig
+    popular: Popular = NOTHING_POPULAR
 
     @staticmethod
-    def build(catalogue: Catalogue, stock: pa.Table | None, config: ServeConfig) -> Shelf:
+    def build(
+        catalogue: Catalogue, stock: pa.Table | None, config: ServeConfig, *, popular: Popular = NOTHING_POPULAR
+    ) -> Shelf:
         """`stock`: the columns STOCK of the catalogue's rows; None: every item is always available, without flags."""
         flags_I: dict[str, NDArray[np.bool_]] = {}
         always = np.full(len(catalogue), _ALWAYS_FROM), np.full(len(catalogue), _ALWAYS_UNTIL)
@@ -51,7 +55,7 @@ class Shelf:
             for row, names in enumerate(stock["flags"].to_pylist()):
                 for name in names or ():
                     flags_I.setdefault(name, np.zeros(len(catalogue), bool))[row] = True
-        return Shelf._ruled(catalogue, *always, flags_I, config)
+        return Shelf._ruled(catalogue, *always, flags_I, config, popular)
 
     @staticmethod
     def _ruled(
@@ -60,11 +64,12 @@ class Shelf:
         until_I: NDArray[np.int64],
         flags: Mapping[str, NDArray[np.bool_]],
         config: ServeConfig,
+        popular: Popular,
     ) -> Shelf:
         excluded_I = np.arange(len(catalogue)) == 0
         excluded_I[catalogue.gone_G] = True
         boost_I = np.zeros(len(catalogue), np.float32)
-        bare = Shelf(catalogue, from_I, until_I, flags, excluded_I, boost_I, (), config)
+        bare = Shelf(catalogue, from_I, until_I, flags, excluded_I, boost_I, (), config, popular)
         pins: list[tuple[int, int]] = []
         for rule in config.rules:
             which_I = bare._of_rule(rule)
@@ -92,7 +97,7 @@ class Shelf:
             until_I[row] = _ALWAYS_UNTIL if end is None else end
             for name, which_I in flags_I.items():
                 which_I[row] = name in flags
-        return Shelf._ruled(catalogue, from_I, until_I, flags_I, self.config)
+        return Shelf._ruled(catalogue, from_I, until_I, flags_I, self.config, self.popular)
 
     def _of_rule(self, rule: RuleConfig) -> NDArray[np.bool_]:
         named_I = np.zeros(len(self.catalogue), bool)
@@ -153,14 +158,17 @@ class Shelf:
         """Whether the shop moves items."""
         return bool(self.boost_I.any() or self.config.freshness or self.pins or self.config.diversity)
 
-    def lift(self, row_C: NDArray[np.int32], time: int) -> NDArray[np.float32]:
-        """What boosts and freshness add to the log-odds that decide the order."""
+    def lift(
+        self, row_C: NDArray[np.int32], time: int, *, freshness: FreshnessConfig | None = None
+    ) -> NDArray[np.float32]:
+        """What boosts and freshness add to the log-odds that decide the order. `freshness`: None as the shop has it."""
+        freshness = freshness or self.config.freshness
         lift_C = self.boost_I[row_C].copy()
-        if self.config.freshness is not None:
+        if freshness is not None:
             known_C = self.from_I[row_C] != _ALWAYS_FROM
             age_C = np.where(known_C, (time - self.from_I[row_C]) / DAY_US, np.inf)
-            young_C = 0.5 ** (np.maximum(age_C, 0.0) / self.config.freshness.half_life_days)
-            lift_C += (np.log(self.config.freshness.times) * young_C).astype(np.float32)
+            young_C = 0.5 ** (np.maximum(age_C, 0.0) / freshness.half_life_days)
+            lift_C += (np.log(freshness.times) * young_C).astype(np.float32)
         return lift_C
 
     def shaping(self, wish: Wish) -> dict[str, Any]:
@@ -184,29 +192,59 @@ class Shelf:
         return self.config.diversity if wish.diversity is None else wish.diversity
 
 
+@dataclass(frozen=True)
+class Share:
+    """Of the first n items at least ⌊part · n⌋ are to be of those in of_C, bool, as far as there are such candidates."""
+
+    part: float
+    of_C: NDArray[np.bool_]
+
+
 def order(
-    logit_C: NDArray[np.float32], vector_CD: NDArray[np.float32] | None, *, k: int, diversity: float
+    logit_C: NDArray[np.float32],
+    vector_CD: NDArray[np.float32] | None,
+    *,
+    k: int,
+    diversity: float,
+    shares: Sequence[Share] = (),
 ) -> NDArray[np.intp]:
     """Places of the best k. With `diversity` > 0 by maximal marginal relevance (Carbonell & Goldstein, 1998): each next item maximises
-    (1 - diversity) · p - diversity · (greatest cosine with an item chosen before), where p is the probability over the largest one.
+    (1 - diversity) · p - diversity · (greatest cosine with an item chosen before), where p is the probability over the largest one. With `shares` the
+    next item is the best of those that keep them; where that cannot be for all of them, the first ones count.
     """
     best_first = np.argsort(-logit_C, kind="stable")
-    if not diversity or vector_CD is None or len(logit_C) < 2:
+    if len(logit_C) < 2 or not (shares or (diversity and vector_CD is not None)):
         return best_first[:k]
     # In this order, so that of equal gains (probabilities that round to the same, for example) the better item is taken.
-    logit_C, vector_CD = logit_C[best_first], vector_CD[best_first]
-    p_C = np.exp(np.minimum(logit_C - logit_C.max(), 0.0))
-    unit_CD = vector_CD / np.maximum(np.linalg.norm(vector_CD, axis=1, keepdims=True), 1e-9)
-    nearest_C = np.zeros(len(p_C), np.float32)
-    left_C = np.ones(len(p_C), bool)
+    logit_C = logit_C[best_first]
+    gain_C = np.exp(np.minimum(logit_C - logit_C.max(), 0.0))
+    unit_CD = None
+    if diversity and vector_CD is not None:
+        vector_CD = vector_CD[best_first]
+        unit_CD = vector_CD / np.maximum(np.linalg.norm(vector_CD, axis=1, keepdims=True), 1e-9)
+        gain_C *= 1 - diversity
+    shares = [Share(share.part, share.of_C[best_first]) for share in shares]
+    nearest_C = np.zeros(len(gain_C), np.float32)
+    left_C = np.ones(len(gain_C), bool)
     chosen: list[int] = []
-    for _ in range(min(k, len(p_C))):
-        gain_C = np.where(left_C, (1 - diversity) * p_C - diversity * nearest_C, -np.inf)
-        best = int(gain_C.argmax())
+    while len(chosen) < min(k, len(gain_C)):
+        own_C = gain_C if unit_CD is None else gain_C - diversity * nearest_C
+        best = int(np.where(_keeping(shares, left_C, chosen), own_C, -np.inf).argmax())
         chosen.append(best)
         left_C[best] = False
-        nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[best])
+        if unit_CD is not None:
+            nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[best])
     return best_first[chosen]
+
+
+def _keeping(shares: Sequence[Share], left_C: NDArray[np.bool_], chosen: Sequence[int]) -> NDArray[np.bool_]:
+    """bool_C: those left that may come next."""
+    may_C = left_C
+    for share in shares:
+        due = int(share.part * (len(chosen) + 1) + 1e-9) > int(share.of_C[chosen].sum())
+        if due and (may_C & share.of_C).any():
+            may_C = may_C & share.of_C
+    return may_C
 
 
 def pinned(row_K: NDArray[np.int32], pins: Sequence[tuple[int, int]], *, k: int) -> NDArray[np.int32]:

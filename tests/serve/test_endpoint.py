@@ -90,9 +90,11 @@ def test_a_recommendation_over_http_is_complete_and_its_slate_is_durable(client:
     client.events([{"user_id": "ann", "event_type": "purchase", "item_id": "i01", "value": 9.5}])
     answer = client.recommend("ann", candidates=CANDIDATES, k=3, explain=True)
     assert [item.position for item in answer.items] == [1, 2, 3]
-    scores = [item.probability for item in answer.items]
-    assert scores == sorted((s for s in scores if s is not None), reverse=True)
+    scores = [item.probability or 0.0 for item in answer.items]
+    assert scores[0] == max(scores) > 0, "the rest may be in another order, for the sake of diversity"
     assert answer.profile is not None
+    assert answer.profile.strategy is not None
+    assert answer.profile.strategy.name == "teach"
     assert (answer.profile.stage, answer.profile.monetary["7"]) == ("new", 9.5)
     assert answer.retention is not None
     assert answer.retention.explanation

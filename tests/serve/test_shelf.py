@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from clm_ray.config.serve import FreshnessConfig, RuleConfig, ServeConfig
 from clm_ray.features.catalogue import Amendment, Catalogue
 from clm_ray.schema import ITEMS
 from clm_ray.serve.hops import ANYTHING, Wish
-from clm_ray.serve.shelf import STOCK, Shelf, order, pinned
+from clm_ray.serve.shelf import STOCK, Share, Shelf, order, pinned
 
 DAY = datetime(2026, 5, 1, tzinfo=UTC)
 NOW = int(DAY.timestamp() * 1_000_000)
@@ -111,6 +112,38 @@ def test_an_order_names_each_candidate_once_and_the_best_first(logits: list[floa
     places = order(logit, vectors, k=k, diversity=diversity).tolist()
     assert len(places) == len(set(places)) == min(k, len(logits))
     assert logit[places[0]] == logit.max()
+
+
+def test_of_the_first_items_a_share_is_kept_by_the_best_that_there_is() -> None:
+    logit = np.array([6, 5, 4, 3, 2, 1], np.float32)
+    rare_C = np.array([False, False, False, False, True, True])
+    assert order(logit, None, k=6, diversity=0.0, shares=[Share(0.25, rare_C)]).tolist() == [0, 1, 2, 4, 3, 5]
+    assert order(logit, None, k=4, diversity=0.0, shares=[Share(0.5, rare_C)]).tolist() == [0, 4, 1, 5]
+    assert order(logit, None, k=3, diversity=0.0, shares=[Share(1.0, rare_C)]).tolist() == [4, 5, 0], "no more there"
+    assert order(logit, None, k=3, diversity=0.0, shares=[Share(0.5, ~rare_C)]).tolist() == [0, 1, 2], "kept anyway"
+    both = [Share(0.5, rare_C), Share(0.5, np.array([False, False, True, True, False, False]))]
+    assert order(logit, None, k=4, diversity=0.0, shares=both).tolist() == [0, 4, 2, 5], "the first one first"
+
+
+def test_shares_and_diversity_hold_together() -> None:
+    logit = np.array([2.0, 1.9, 1.0, 0.9], np.float32)
+    vectors = np.array([[1, 0], [1, 0.01], [1, 0.02], [0, 1]], np.float32)
+    shares = [Share(0.5, np.array([False, False, True, True]))]
+    assert order(logit, vectors, k=2, diversity=0.5, shares=shares).tolist() == [0, 3]
+    assert order(logit, vectors, k=2, diversity=0.0, shares=shares).tolist() == [0, 2]
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=12), st.floats(0, 1), st.floats(0, 0.99), st.randoms())
+def test_a_share_holds_for_every_beginning_of_a_slate(
+    logits: list[float], part: float, diversity: float, rnd: Any
+) -> None:
+    logit = np.array(logits, np.float32)
+    wanted_C = np.array([rnd.random() < 0.5 for _ in logits])
+    vectors = np.random.default_rng(0).normal(size=(len(logit), 3)).astype(np.float32)
+    places = order(logit, vectors, k=12, diversity=diversity, shares=[Share(part, wanted_C)])
+    assert sorted(places.tolist()) == list(range(len(logit)))
+    for n in range(1, len(places) + 1):
+        assert wanted_C[places[:n]].sum() >= min(int(part * n), wanted_C.sum())
 
 
 def test_pins_stand_at_their_place_whatever_their_score() -> None:
