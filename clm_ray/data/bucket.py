@@ -7,7 +7,6 @@ Shape letters: N events of one user, T targets, R references, F features.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +21,7 @@ from clm_ray.data.bucket_figures import BucketFigures
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.columns import encoded, map_value
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn, impression_row
+from clm_ray.data.feature_sample import SAMPLE_PER_USER, FeatureSample, SampledUser
 from clm_ray.data.occasions import TARGET_FIELDS, Occasion, OccasionSource, Targets, UserEvents
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.windows import References, cut_windows
@@ -33,42 +33,17 @@ from clm_ray.lifecycle.stages import active_day_gaps
 from clm_ray.lifecycle.windows import first_after, next_activity_bins, on_grid, reference_grid
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
-SAMPLE_PER_USER = 64
-"""Train rows of one user that feature selection looks at."""
 _LEFT_OUT = -1
 """The split of what is no target."""
-SAMPLE_ROWS = 200_000
-"""Train rows of all users that feature selection looks at, those of the users with the smallest stable hash."""
-
-
 _GROUP_EVENTS, _GROUP_USERS = 20_000, 500
 """Bounds of the users whose features are computed together."""
-
-
-@dataclass(frozen=True)
-class SampledUser:
-    """Train rows of one user for feature selection; `rank` is a stable hash that decides which users are looked at.
-
-    Shape letters: N rows, F features.
-    """
-
-    rank: int
-    dense_NF: NDArray[np.float32]
-    label_N: NDArray[np.float32]
-
-
-def first_ranked(users: list[SampledUser]) -> list[SampledUser]:
-    """Users in the order of rank until SAMPLE_ROWS rows are together: the same whatever bucket they came from."""
-    users = sorted((u for u in users if len(u.label_N)), key=lambda u: u.rank)
-    rows = np.cumsum([0, *(len(u.label_N) for u in users)])
-    return users[: int(np.searchsorted(rows, SAMPLE_ROWS))]
 
 
 @dataclass
 class BucketResult:
     """What the users of one bucket gave. `positives`: positive (moment, item) pairs, `asked`: those of them that are targets of an
     occasion (negatives sampled). `left_out`: occasions (rows of the log, where negatives are explicit) that lie in an embargo or whose label
-    was not yet known. `retention_sample`: by report horizon, days. `moments`: number, sum and sum of squares of the
+    was not yet known. `rates`: targets, positives and the sum of the offsets by split. `moments`: number, sum and sum of squares of the
     train targets' ratings and of the logarithm of the train references' spend, where there is any. `figures`: for the data report."""
 
     windows: list[dict[str, Any]] = field(default_factory=list)
@@ -78,8 +53,7 @@ class BucketResult:
         default_factory=list
     )
     test_occasions: list[HeldOutOccasion] = field(default_factory=list)
-    click_sample: list[SampledUser] = field(default_factory=list)
-    retention_sample: dict[int, list[SampledUser]] = field(default_factory=lambda: defaultdict(list))
+    sample: FeatureSample = field(default_factory=FeatureSample)
     gaps: list[NDArray[np.float32]] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=dict)
     moments: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -115,8 +89,8 @@ class BucketBuilder:
         for users in _groups(users_of(events, self.source)):
             self._users(users, result)
         result.test_occasions = drawn(result.test_occasions, self.recipe.impressions).all()
-        result.click_sample = first_ranked(result.click_sample)
-        result.retention_sample = {days: first_ranked(users) for days, users in result.retention_sample.items()}
+        result.sample = result.sample.bounded()
+        result.gaps = [np.concatenate([np.empty(0, np.float32), *result.gaps])]
         return result
 
     def test_references(self, events: pa.Table) -> list[dict[str, Any]]:
@@ -223,6 +197,9 @@ class BucketBuilder:
         if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
             row = impression_row(user_id, occasion, occasion.shown_C[test], occasion.labels_C[test], kind="shown")
             result.impressions.append(row | {"weight": occasion.weights_C[test]})
+            rate = result.rates.setdefault("test", [0.0, 0.0, 0.0])
+            rate[0] += float(test.sum())
+            rate[1] += float(occasion.labels_C[test].sum())
 
     def _references(self, history: History) -> References:
         activity = history.time_N[self.source.vocabulary.is_activity(history)]
@@ -259,12 +236,12 @@ class BucketBuilder:
         rng = np.random.default_rng([self.recipe.sequences.seed, rank])
         train = np.flatnonzero(split == TRAIN)
         some = np.sort(rng.permutation(train)[:SAMPLE_PER_USER])
-        result.click_sample.append(SampledUser(rank, target_dense[some], targets.label_T[some]))
+        result.sample.click.append(SampledUser(rank, target_dense[some], targets.label_T[some]))
         for days in self.recipe.retention.report_days:
             last = self.recipe.retention.bin_ends.index(days)
             full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
             came_back = (references.bin_R[full] <= last).astype(np.float32)
-            result.retention_sample[days].append(SampledUser(rank, reference_dense[full], came_back))
+            result.sample.retention[days].append(SampledUser(rank, reference_dense[full], came_back))
         active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
         result.gaps.append(active_day_gaps(active[active < self.plan.train_end]).astype(np.float32))
         for s, name in ((TRAIN, "train"), (1, "valid")):

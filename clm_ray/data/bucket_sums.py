@@ -12,7 +12,7 @@ from clm_ray.data.bucket import BucketResult
 
 
 def base_rates(results: Sequence[BucketResult], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Targets and positives of each split; `rows`: those of schema.IMPRESSIONS, which are test."""
+    """Targets and positives of each split; `rows`: of schema.IMPRESSIONS, which are test and in no bucket's result."""
     rates: dict[str, Any] = {}
     for split in ("train", "valid"):
         sums = np.sum([r.rates.get(split, [0.0, 0.0, 0.0]) for r in results], axis=0)
@@ -24,7 +24,9 @@ def base_rates(results: Sequence[BucketResult], rows: Sequence[Mapping[str, Any]
             "mean_offset": offsets / targets if targets else 0.0,
         }
     shown = [row for row in rows if row["kind"] == "shown"]
-    count, liked = sum(len(row["item"]) for row in shown), sum(float(row["label"].sum()) for row in shown)
+    logged = np.sum([r.rates.get("test", [0.0, 0.0, 0.0]) for r in results], axis=0)
+    count = int(logged[0]) + sum(len(row["item"]) for row in shown)
+    liked = float(logged[1]) + sum(float(row["label"].sum()) for row in shown)
     rates["test"] = {"targets": count, "positives": int(liked), "rate": liked / count if count else None}
     return rates
 

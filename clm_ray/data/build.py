@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,6 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.bucket import (
     BucketBuilder,
-    BucketResult,
-    SampledUser,
-    first_ranked,
     reference_times,
 )
 from clm_ray.data.bucket_figures import add_up, frame_of
@@ -38,6 +35,7 @@ from clm_ray.data.bucket_sums import base_rates, probability_correction, scales
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
+from clm_ray.data.feature_sample import FeatureSample, SampledUser
 from clm_ray.data.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.kept_buckets import KeptBuckets
@@ -47,7 +45,7 @@ from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opin
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.report import DataReport, make_report
-from clm_ray.data.second_pass import build_buckets
+from clm_ray.data.second_pass import build_buckets, write_impressions
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.data.user_neighbours import write_user_neighbours
@@ -142,11 +140,11 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     if buckets.taken:
         say(f"{buckets.taken} of {recipe.sequences.buckets} buckets are as they were")
     asked = {"positives": sum(r.positives for r in results), "asked_about": sum(r.asked for r in results)}
-    spec = _select(results, recipe, asked)
+    spec = _select(buckets.sample, recipe, asked)
     sample = drawn([t for r in results for t in r.test_occasions], recipe.impressions)
     sample = with_candidates(sample, recipe, occasions)
-    rows = [row for r in results for row in r.impressions] + impression_rows(sample, recipe)
-    _write_impressions(building, rows, recipe)
+    rows = impression_rows(sample, recipe)
+    _add_impressions(building, rows, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
     pq.write_table(neighbours, building / "neighbours.parquet", compression="zstd")
     thresholds = learn_thresholds(
@@ -207,17 +205,14 @@ def _with_rows(log: Log) -> ray.data.Dataset:
     return log.events.map_batches(add_item, batch_format="pyarrow", batch_size=None).materialize()
 
 
-def _select(results: list[BucketResult], recipe: Recipe, asked: dict[str, int]) -> FeatureSpec:
-    def block(
-        parts: list[list[SampledUser]], names: tuple[str, ...]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        users = first_ranked([user for part in parts for user in part])
+def _select(sample: FeatureSample, recipe: Recipe, asked: dict[str, int]) -> FeatureSpec:
+    def block(users: Sequence[SampledUser], names: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not users:
             return np.empty((0, len(names)), np.float32), np.empty(0, np.float32)
         return np.concatenate([u.dense_NF for u in users]), np.concatenate([u.label_N for u in users])
 
     click_names, retention_names = click_feature_names(recipe), retention_feature_names(recipe)
-    click = block([r.click_sample for r in results], click_names)
+    click = block(sample.click, click_names)
     if asked["positives"] and not asked["asked_about"]:
         raise _nothing_asked(recipe, asked["positives"])
     if not len(click[0]):
@@ -225,7 +220,7 @@ def _select(results: list[BucketResult], recipe: Recipe, asked: dict[str, int]) 
             "the train split has no targets", field="split", fix="move train_end later, or bring more events"
         )
     for days in sorted(recipe.retention.report_days, reverse=True):
-        retention = block([r.retention_sample.get(days, []) for r in results], retention_names)
+        retention = block(sample.retention.get(days, []), retention_names)
         if len(retention[0]):  # else the train period is shorter than the horizon: a shorter one has to do
             break
     return FeatureSpec(
@@ -250,12 +245,13 @@ def _nothing_asked(recipe: Recipe, positives: int) -> DataError:
     )
 
 
-def _write_impressions(building: Path, rows: list[dict[str, Any]], recipe: Recipe) -> None:
-    bucket = bucket_of([row["user_id"] for row in rows], recipe.sequences.buckets) if rows else np.empty(0, np.int32)
-    rows_by = sorted(zip(bucket, rows, strict=True), key=lambda p: (p[0], p[1]["user_id"], p[1]["time"], p[1]["kind"]))
-    for b in range(recipe.sequences.buckets):
-        table = rows_to_table([row for owner, row in rows_by if owner == b], IMPRESSIONS)
-        pq.write_table(table, building / "impressions" / part(b), compression="zstd")
+def _add_impressions(building: Path, rows: list[dict[str, Any]], recipe: Recipe) -> None:
+    """Rows of the drawn sample join those of the log in the part of their user."""
+    owner = bucket_of([row["user_id"] for row in rows], recipe.sequences.buckets) if rows else np.empty(0, np.int32)
+    for bucket in np.unique(owner).tolist():
+        path = building / "impressions" / part(bucket)
+        mine = rows_to_table([rows[n] for n in np.flatnonzero(owner == bucket)], IMPRESSIONS)
+        write_impressions(path, pa.concat_tables([pq.read_table(path, schema=IMPRESSIONS), mine]))
 
 
 def _write_tables(building: Path, log: Log, statistics: ItemStatistics, recipe: Recipe, spec: FeatureSpec) -> None:

@@ -1,8 +1,8 @@
 """What a bucket gave last time: a build makes anew the buckets for which something changed, and takes the others as they are.
 
-    ROOT/log/buckets/KEY/sequences.parquet, interactions.parquet    links to the parts of the dataset that they were made for
-    ROOT/log/buckets/KEY/result.pickle                              the rest of what the bucket gave (BucketResult)
-    ROOT/log/buckets/KEY/kept.json                                  the bucket, and the SHA-256 of each of these files
+    ROOT/log/buckets/KEY/sequences.parquet, interactions.parquet, impressions.parquet    links to the parts of the dataset that they were made for
+    ROOT/log/buckets/KEY/result.pickle                                                   the rest of what the bucket gave (BucketResult)
+    ROOT/log/buckets/KEY/kept.json                                                       the bucket, and the SHA-256 of each of these files
 
 The key is a digest of everything that the result depends on: the bucket's own events, and of what all buckets share the part that lies before the
 last moment the bucket looks at. So the dataset that comes out is that of a full build, file for file, and a build that was cut off goes on with
@@ -40,8 +40,8 @@ from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.statistics import ItemStatistics, day_of
 from clm_ray.schema import DAY_US, slate_slot
 
-PARTS = ("sequences", "interactions")
-"""Folders of the dataset whose parts are kept."""
+PARTS = ("sequences", "interactions", "impressions")
+"""Folders of the dataset whose parts are kept; of impressions those that the log has row by row."""
 _KEPT, _RESULT = "kept.json", "result.pickle"
 _ROOMS = ("config", "data", "features", "lifecycle", "schema.py")
 """Where the code lies that a result depends on."""

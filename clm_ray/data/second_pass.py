@@ -21,8 +21,9 @@ from clm_ray.data.bucket import BucketBuilder, BucketResult
 from clm_ray.data.bucket_figures import Frame, bucket_figures, window_figures
 from clm_ray.data.buckets import part
 from clm_ray.data.columns import rows_to_table
+from clm_ray.data.feature_sample import FeatureSample
 from clm_ray.data.kept_buckets import PARTS, Dependencies, KeptBuckets
-from clm_ray.schema import EVENTS, INTERACTIONS, REFERENCES, SEQUENCES
+from clm_ray.schema import EVENTS, IMPRESSIONS, INTERACTIONS, REFERENCES, SEQUENCES
 
 EVENTS_ROW_GROUP = 64_000
 _EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
@@ -30,9 +31,11 @@ _EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
 
 @dataclass(frozen=True)
 class BuiltBuckets:
-    """Results by bucket, without what stands in files. `keys`: those under which they are kept. `taken`: how many were taken as they were."""
+    """Results by bucket, without what stands in files, and the sample of all of them. `keys`: those under which they are kept. `taken`: how many
+    were taken as they were."""
 
     results: list[BucketResult]
+    sample: FeatureSample
     keys: frozenset[str]
     taken: int
 
@@ -52,15 +55,21 @@ def build_buckets(
             out.append(pickle.dumps((bucket, *_bucket(whole, bucket, dependencies, building, kept, frame))))
         return pa.table({"result": pa.array(out, pa.binary())})
 
-    rows = events.map_batches(build, batch_format="pyarrow", batch_size=None).take_all()
-    done = {bucket: (result, key, taken) for bucket, result, key, taken in (pickle.loads(r["result"]) for r in rows)}
+    done: dict[int, tuple[BucketResult, str, bool]] = {}
+    sample = FeatureSample()
+    # One after the other: a bucket brings as many rows to choose features by as all buckets keep in the end.
+    for row in events.map_batches(build, batch_format="pyarrow", batch_size=None).iter_rows():
+        bucket, result, key, taken = pickle.loads(row["result"])
+        sample, result.sample = sample.joined(result.sample), FeatureSample()
+        done[bucket] = result, key, taken
     for bucket in range(builder.recipe.sequences.buckets):
         if bucket not in done:
             _write_events(building, bucket, _EVENTS.empty_table())
             _write_rows(building, bucket, BucketResult())
             _write_references(building, bucket, BucketResult())
     results = [done[bucket][0] for bucket in sorted(done)]
-    return BuiltBuckets(results, frozenset(key for _, key, _ in done.values()), sum(t for _, _, t in done.values()))
+    keys = frozenset(key for _, key, _ in done.values())
+    return BuiltBuckets(results, sample, keys, sum(taken for *_, taken in done.values()))
 
 
 @lru_cache(maxsize=1)
@@ -84,7 +93,7 @@ def _bucket(
         result = builder.build(events)
         _write_rows(building, bucket, result)
         result.figures = window_figures(result.windows)
-        result.windows, result.interactions = [], []
+        result.windows, result.interactions, result.impressions = [], [], []
         references, result.references = result.references, []
         kept.keep(key, result, bucket=bucket, buckets=builder.recipe.sequences.buckets, parts=parts)
         result.references = references
@@ -106,6 +115,14 @@ def _write_rows(building: Path, bucket: int, result: BucketResult) -> None:
         windows, building / "sequences" / part(bucket), compression="zstd", row_group_size=256, use_dictionary=False
     )
     pq.write_table(_interactions(result), building / "interactions" / part(bucket), compression="zstd")
+    write_impressions(building / "impressions" / part(bucket), rows_to_table(result.impressions, IMPRESSIONS))
+
+
+def write_impressions(path: Path, rows: pa.Table) -> None:
+    """Write a part of impressions (schema.IMPRESSIONS, in any order) anew: a file that stands there may be kept under another name too."""
+    ordered = rows.sort_by([("user_id", "ascending"), ("time", "ascending"), ("kind", "ascending")])
+    path.unlink(missing_ok=True)
+    pq.write_table(ordered.combine_chunks(), path, compression="zstd")
 
 
 def _write_references(building: Path, bucket: int, result: BucketResult) -> None:

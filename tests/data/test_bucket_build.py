@@ -33,15 +33,9 @@ from made_logs import (
 )
 
 from clm_ray.config.data import ImpressionsConfig
-from clm_ray.data.bucket import (
-    SAMPLE_PER_USER,
-    SAMPLE_ROWS,
-    BucketResult,
-    SampledUser,
-    first_ranked,
-    users_of,
-)
+from clm_ray.data.bucket import BucketResult, users_of
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
+from clm_ray.data.feature_sample import SAMPLE_PER_USER, SAMPLE_ROWS, FeatureSample, SampledUser, first_ranked
 from clm_ray.data.occasions import Occasion
 from clm_ray.features.asked import Joined
 from clm_ray.features.tokens import TOKEN_VALUES, token_values
@@ -289,7 +283,7 @@ def test_refit_trains_on_everything() -> None:
 def test_selection_looks_at_a_bounded_sample_of_train_rows() -> None:
     log = numbered(Row("u1", START + n * HOUR_US, "skip", 1 + n % 6) for n in range(200))
     log += numbered(Row("u1", TRAIN_END + n * HOUR_US, "purchase", 1, 1.0, number=500 + n) for n in range(10))
-    [user] = build(log, recipe(), log_end=LOG_END).click_sample
+    [user] = build(log, recipe(), log_end=LOG_END).sample.click
     assert (len(user.dense_NF), set(user.label_N.tolist())) == (SAMPLE_PER_USER, {0.0})
 
 
@@ -298,7 +292,7 @@ def test_selection_knows_references_by_the_horizon_that_was_seen_in_full() -> No
     log = numbered(Row("u1", START + day * DAY_US, "login", 0) for day in range(0, 60, 3))
     log += [Row("u1", START, "skip", 1, number=99)]
     made = recipe(retention={"report_days": [7, 28]})
-    samples = build(log, made, log_end=LOG_END).retention_sample
+    samples = build(log, made, log_end=LOG_END).sample.retention
     grid = [r for r in references_of(build(log, made, log_end=LOG_END)) if r.split == TRAIN]
     for days in (7, 28):
         last = made.retention.bin_ends.index(days)
@@ -314,8 +308,10 @@ def test_selection_looks_at_the_users_of_smallest_rank_until_its_rows_are_togeth
 
     users = [sampled(rank, SAMPLE_ROWS // 4) for rank in (5, 3, 9, 1, 7, 8)] + [sampled(0, 0)]
     assert [user.rank for user in first_ranked(users)] == [1, 3, 5, 7]
-    halves = [*first_ranked(users[:3]), *first_ranked(users[3:])]
-    assert [user.rank for user in first_ranked(halves)] == [1, 3, 5, 7], "the same whatever the buckets"
+    one, two = FeatureSample(users[:3], {7: users[:3]}), FeatureSample(users[3:], {28: users[3:]})
+    both = FeatureSample().joined(two).joined(one)
+    assert [user.rank for user in both.click] == [1, 3, 5, 7], "the same whatever the buckets"
+    assert {days: [user.rank for user in of] for days, of in both.retention.items()} == {7: [3, 5, 9], 28: [1, 7, 8]}
 
 
 def test_both_fixed_samples_are_those_of_smallest_rank() -> None:

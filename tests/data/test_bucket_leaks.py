@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from made_bucket import Target, build, references_of, targets_of
 from made_logs import DAYS, HOUR_US, START, TRAIN_END, VALID_END, Row, label_of, moments, recipe, rows
 
-from clm_ray.data.bucket import BucketResult, SampledUser
+from clm_ray.data.bucket import BucketResult
+from clm_ray.data.feature_sample import SampledUser
 from clm_ray.schema import DAY_US, TRAIN
 
 LOG_END = START + (DAYS + 8) * DAY_US
@@ -106,8 +107,8 @@ def test_training_does_not_see_the_later_splits(fork: tuple[int, list[Row], list
             {
                 "targets": [target for target in targets_of(result) if target.split == TRAIN],
                 "references": [repr(r) for r in references_of(result) if r.split == TRAIN],
-                "click_sample": _filled(result.click_sample),
-                "retention_sample": {days: _filled(users) for days, users in result.retention_sample.items()},
+                "click_sample": _filled(result.sample.click),
+                "retention_sample": {days: _filled(users) for days, users in result.sample.retention.items()},
                 "gaps": sorted(gap for part in result.gaps for gap in part.tolist()),
                 "interactions": {
                     (user, int(item)): (float(weight), int(events))

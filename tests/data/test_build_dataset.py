@@ -25,10 +25,10 @@ from clm_ray.config.recipe import Recipe, load_recipe, recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.data import build
 from clm_ray.data.assets import file_digest
-from clm_ray.data.bucket import BucketResult, SampledUser
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.build import Built, build_dataset
 from clm_ray.data.columns import ragged
+from clm_ray.data.feature_sample import FeatureSample, SampledUser
 from clm_ray.data.log import Log, read_log
 from clm_ray.data.manifest import MANIFEST, read_manifest
 from clm_ray.data.neighbours import neighbours_of
@@ -445,12 +445,11 @@ def test_retention_features_are_selected_by_the_longest_horizon_that_has_rows() 
         dense[:, 3] += 2 * label
         return SampledUser(1, dense, label)
 
-    result = BucketResult(click_sample=[sampled(len(names[0]))])
-    result.retention_sample = {7: [sampled(len(names[1]))], 28: []}
-    spec = build._select([result], recipe, {"positives": 1, "asked_about": 1})
+    sample = FeatureSample([sampled(len(names[0]))], {7: [sampled(len(names[1]))], 28: []})
+    spec = build._select(sample, recipe, {"positives": 1, "asked_about": 1})
     assert names[1][3] in spec.retention.chosen
-    result.retention_sample = {}
-    assert build._select([result], recipe, {"positives": 1, "asked_about": 1}).retention.chosen == ()
+    sample.retention = {}
+    assert build._select(sample, recipe, {"positives": 1, "asked_about": 1}).retention.chosen == ()
 
 
 def grown(raw: dict[str, Any], folder: Path) -> tuple[Recipe, pa.Table]:

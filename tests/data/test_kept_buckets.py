@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,10 +22,11 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket import BucketBuilder, BucketResult
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.columns import rows_to_table
-from clm_ray.data.kept_buckets import Dependencies, KeptBuckets
+from clm_ray.data.kept_buckets import PARTS, Dependencies, KeptBuckets
 from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
+from clm_ray.data.second_pass import write_impressions
 from clm_ray.data.slots import SlotTable
-from clm_ray.schema import DAY_US, NEIGHBOURS, SEQUENCES
+from clm_ray.schema import DAY_US, IMPRESSIONS, NEIGHBOURS, SEQUENCES
 
 RETENTION = {"every_days": 3, "active_within_days": 5, "bin_ends": [1, 3], "report_days": [3]}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -151,7 +153,7 @@ def test_what_matters_changes_the_key() -> None:
 
 def kept(folder: Path, key: str, *, bucket: int, buckets: int = 4) -> KeptBuckets:
     parts = []
-    for name in ("a", "b"):
+    for name in PARTS:
         pq.write_table(pa.table({"user_id": ["u1"]}), folder / f"{name}.parquet")
         parts.append(folder / f"{name}.parquet")
     found = KeptBuckets(folder / "buckets")
@@ -164,15 +166,25 @@ def test_what_is_kept_comes_back_and_damage_is_noticed(tmp_path: Path) -> None:
     found = buckets.find("k")
     assert found is not None
     assert found.result().positives == 3
-    targets = [tmp_path / "c.parquet", tmp_path / "d.parquet"]
+    targets = [tmp_path / f"again-{name}.parquet" for name in PARTS]
     found.put(targets)
-    assert [pc.sum(pc.equal(pq.read_table(t).column("user_id"), "u1")).as_py() for t in targets] == [1, 1]
+    assert [pc.sum(pc.equal(pq.read_table(t).column("user_id"), "u1")).as_py() for t in targets] == [1] * len(PARTS)
     assert buckets.find("other") is None
     path = tmp_path / "buckets" / "k" / "result.pickle"
     path.write_bytes(pickle.dumps(BucketResult(positives=4)))
     assert buckets.find("k") is None
     path.unlink()
     assert buckets.find("k") is None
+
+
+def test_a_part_that_is_written_anew_leaves_the_kept_one_as_it_was(tmp_path: Path) -> None:
+    buckets = kept(tmp_path, "k", bucket=1)
+    row = {"user_id": "u1", "time": 2, "kind": "shown", "offset": 0.0, "split": 2}
+    lists = {"item": np.array([1]), "label": np.ones(1), "weight": np.ones(1)}
+    later, earlier = row | lists, row | lists | {"time": 1}
+    write_impressions(tmp_path / "impressions.parquet", rows_to_table([later, earlier], IMPRESSIONS))
+    assert pq.read_table(tmp_path / "impressions.parquet").column("time").to_pylist() == [1, 2]
+    assert buckets.find("k") is not None
 
 
 def test_buckets_of_erased_users_go_and_others_stay(tmp_path: Path) -> None:
