@@ -13,6 +13,12 @@ def get_setting(connection: Connection, key: str) -> str | None:
     return connection.execute(select(SETTINGS.c.value).where(SETTINGS.c.key == key)).scalar_one_or_none()
 
 
+def set_once(connection: Connection, key: str, value: str) -> str:
+    """Set a setting unless there is one; the text that holds."""
+    connection.execute(insert(connection, SETTINGS).values(key=key, value=value).on_conflict_do_nothing())
+    return get_setting(connection, key) or ""
+
+
 def put_setting(connection: Connection, key: str, value: str) -> None:
     """Set or replace a setting."""
     statement = insert(connection, SETTINGS).values(key=key, value=value)

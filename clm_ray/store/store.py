@@ -1,6 +1,9 @@
 """The online store: one object per process, many threads, shared with other processes through the database.
 
 Everything is batch first: a call reads or writes a whole batch. A method that writes returns when what it wrote is durable.
+
+There is one method for each thing that the store can be asked, and little else, which is why this file is longer than others: what is done in
+its transaction stands in the module of that name beside this one.
 """
 
 from __future__ import annotations
@@ -12,16 +15,15 @@ from threading import Event
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
 from clm_ray.errors import StoreError
-from clm_ray.store import answers, audit, decisions, events, items, ledger
+from clm_ray.store import answers, audit, decisions, events, items, ledger, users
 from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
 from clm_ray.store.commit import GroupCommit, Work
-from clm_ray.store.contacts import forget_channels
-from clm_ray.store.engine import chunks, insert, is_sqlite, make_engine, overwrite_deleted, reading, writing
+from clm_ray.store.engine import is_sqlite, make_engine, overwrite_deleted, reading, writing
 from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
 from clm_ray.store.erase import pending as pending_erasures
 from clm_ray.store.export import Exported, export
@@ -40,8 +42,8 @@ from clm_ray.store.records import (
     UserOverlay,
     Verdict,
 )
-from clm_ray.store.settings import get_setting
-from clm_ray.store.tables import METADATA, SETTINGS, USERS
+from clm_ray.store.settings import get_setting, set_once
+from clm_ray.store.tables import METADATA
 
 CONNECTIONS = 8
 """Most connections that a process keeps to its store, where nothing else is said."""
@@ -163,22 +165,14 @@ class Store:
 
     def overlays(self, user_ids: Sequence[str]) -> dict[str, UserOverlay]:
         """What these users told us themselves; users who told nothing are left out."""
-        found: dict[str, UserOverlay] = {}
         with self.reading() as connection:
-            for part in chunks(dict.fromkeys(user_ids)):
-                for row in connection.execute(select(USERS).where(USERS.c.user_id.in_(part))):
-                    found[row.user_id] = UserOverlay(row.user_id, row.consent, row.timezone)
-        return found
+            return users.overlays(connection, user_ids)
 
     def put_overlays(self, overlays: Sequence[UserOverlay]) -> None:
         """Replace what is known of these users. Who says no in general says no to every channel, whatever they said of it before."""
-        rows = [{"user_id": o.user_id, "consent": o.consent, "timezone": o.timezone} for o in overlays]
-        if rows:
+        if overlays:
             with self.writing() as connection:
-                statement = insert(connection, USERS)
-                new = {name: statement.excluded[name] for name in ("consent", "timezone")}
-                connection.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=new), rows)
-                forget_channels(connection, [o.user_id for o in overlays if o.consent is False])
+                users.put_overlays(connection, overlays)
 
     # decisions
 
@@ -343,9 +337,7 @@ class Store:
     def id(self) -> str:
         """Random, chosen once: no two stores have the same."""
         with self.writing() as connection:
-            row = {"key": _STORE_ID, "value": uuid.uuid4().hex[:12]}
-            connection.execute(insert(connection, SETTINGS).values(row).on_conflict_do_nothing())
-            return get_setting(connection, _STORE_ID) or ""
+            return set_once(connection, _STORE_ID, uuid.uuid4().hex[:12])
 
     def clock_offset(self) -> int | None:
         """The offset of the `log_end` clock, µs; None when none was set."""
@@ -356,6 +348,4 @@ class Store:
     def set_clock_offset_once(self, offset_us: int) -> int:
         """Set the offset unless there is one; return the one that holds."""
         with self.writing() as connection:
-            row = {"key": _CLOCK_OFFSET, "value": str(offset_us)}
-            connection.execute(insert(connection, SETTINGS).values(row).on_conflict_do_nothing())
-            return int(get_setting(connection, _CLOCK_OFFSET) or 0)
+            return int(set_once(connection, _CLOCK_OFFSET, str(offset_us)))

@@ -310,7 +310,7 @@ def test_a_store_that_refuses_the_slate_costs_the_decision_id_and_not_the_answer
 
 
 def test_a_slate_that_was_called_not_logged_is_not_logged_later(
-    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch
+    served: ServedCatalogue, store: Store, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = threading.Event()
     insert = decisions.log_slates
@@ -320,7 +320,14 @@ def test_a_slate_that_was_called_not_logged_is_not_logged_later(
         answered.wait(60)
 
     monkeypatch.setattr(decisions, "log_slates", slow)
-    monkeypatch.setattr(gateway, "_timeouts", TimeoutArgs(store_s=0.1))
+    gateway = Gateway(
+        served=served,
+        store=store,
+        clock=Clock(kind="wall", wall=lambda: NOW),
+        hops=parts.hops(),
+        coalesce=CoalesceArgs(),
+        timeouts=TimeoutArgs(store_s=0.1),
+    )
     with TestClient(build_http(gateway, admin_token=None)) as http:
         assert ask(http).degraded == ["slate_not_logged"]
         answered.set()
