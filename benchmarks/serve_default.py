@@ -23,7 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from clm_ray.config.workspace import Workspace
 from clm_ray.messages import Recommendation, RecommendRequest, RetentionAction
 from clm_ray.model.inference import Scorer
-from clm_ray.serve.answers import Draft, answer_of, candidates_of, popular_slate, slate_of
+from clm_ray.serve.answers import Draft, answer_of, candidates_of, slate_of
 from clm_ray.serve.asks import read_ask
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
 from clm_ray.serve.course import Course
@@ -103,7 +103,7 @@ class Shop:
     @web.post("/v1/recommend", response_model_exclude_unset=True)
     async def recommend(self, request: RecommendRequest) -> Recommendation:
         ask = read_ask(request, served=self.served, now=self.clock.now_us())
-        draft = Draft(ask=ask, ranked=popular_slate(ask, served=self.served))
+        draft = Draft(ask=ask)
         profiled = await self.profiler.profile.remote(ProfileAsk(ask.user_id, ask.time, ask.recent))
         draft.profile = profiled.profiles[0]
         if not draft.profile.events:

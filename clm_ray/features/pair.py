@@ -136,8 +136,10 @@ def mean_ratings(
 def _item_features(
     item_Q: NDArray[np.int32], day_Q: NDArray[np.int64], *, statistics: ItemStatistics, prior: float
 ) -> list[NDArray[np.float64]]:
-    if len(day_Q) and day_Q.min() >= statistics.until:
-        return list(statistics.at_end(_of_items, prior=prior)[:, statistics.place(item_Q)])
+    if len(day_Q) and statistics.is_late(int(day_Q.min())):
+        first, last = np.minimum([day_Q.min(), day_Q.max()], statistics.until).tolist()
+        if first == last:
+            return list(statistics.of_all(_of_items, first, prior=prior)[:, statistics.place(item_Q)])
     return _of_items(item_Q, day_Q, statistics=statistics, prior=prior)
 
 

@@ -88,28 +88,34 @@ class ItemStatistics:
         return self.item_K.astype(np.int64) * _DAYS + self.day_K
 
     def place(self, item_Q: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Column of each item in what `at_end` gives."""
+        """Column of each item in what `of_all` gives."""
         return np.minimum(item_Q, self._items).astype(np.int32)
 
     @cached_property
     def _items(self) -> int:
         return int(self.item_K.max(initial=0)) + 1
 
-    def at_end(self, features: Callable[..., list[NDArray[np.float64]]], *, prior: float) -> NDArray[np.float64]:
-        """[F, items + 1]: `features` of every item as of `until`, when everything in the table is known, computed once; the last column is
-        that of items that are not in the table.
+    def of_all(
+        self, features: Callable[..., list[NDArray[np.float64]]], day: int, *, prior: float
+    ) -> NDArray[np.float64]:
+        """[F, items + 1]: `features` of every item as of `day`, which `is_late`; computed once. The last column is that of items that are not in the table.
 
         The endpoint asks for hardly anything else, and a look-up costs a hundredth of the searches.
         """
-        if (features, prior) not in self._at_end:
+        key = features, min(day, self.until), prior
+        if (found := self._of_all.get(key)) is None:
             item_I = np.arange(self._items + 1, dtype=np.int32)
-            day_I = np.full(len(item_I), self.until, np.int64)
-            self._at_end[features, prior] = np.stack(features(item_I, day_I, statistics=self, prior=prior))
-        return self._at_end[features, prior]
+            found = np.stack(features(item_I, np.full(len(item_I), key[1], np.int64), statistics=self, prior=prior))
+            self._of_all[key] = found
+        return found
 
     @cached_property
-    def _at_end(self) -> dict[tuple[Callable[..., list[NDArray[np.float64]]], float], NDArray[np.float64]]:
+    def _of_all(self) -> dict[tuple[Callable[..., list[NDArray[np.float64]]], int, float], NDArray[np.float64]]:
         return {}
+
+    def is_late(self, day: int) -> bool:
+        """Whether `day` is the last one of statistics that are complete (the demo's clock starts there), or a later one."""
+        return day >= self.until - 1
 
     def _find(self, item_Q: NDArray[np.int32], day_Q: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         if not len(self.item_K):

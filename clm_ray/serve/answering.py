@@ -16,6 +16,7 @@ from clm_ray.errors import EndpointError
 from clm_ray.messages import Degraded, Profile, Recommendation
 from clm_ray.serve import measures, request_ids
 from clm_ray.serve.answers import (
+    NOT_RANKED,
     Draft,
     answer_of,
     candidates_of,
@@ -81,11 +82,13 @@ class Answering:
             for draft, profile in zip(drafts, profiled.profiles, strict=True):
                 draft.profile = profile
                 draft.forbidden = served.forbidden(draft.ask.user_id, stage=profile.stage)
-                draft.ranked = popular_slate(draft.ask, served=served, stage=profile.stage, forbidden=draft.forbidden)
                 draft.degraded += [] if profile.events else ["no_history"]
             await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
         served = self._releases.now(served.release)
+        for draft in drafts:
+            if draft.ranked is NOT_RANKED:
+                draft.ranked = popular_slate(draft, served=served)
         await self._log([draft for draft in drafts if draft.ask.live or draft.ask.claim], course)
         shown = [draft for draft in drafts if not draft.ask.ranks_only]
         note_answers(self._telemetry, shown, served=served, seconds=now() - course.started)
@@ -98,7 +101,7 @@ class Answering:
         return await course.within("profiler", lambda: self._hops.profile(batch), self._timeouts.profiler_s)
 
     async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
-        """Give each draft its slate; where that fails it keeps the popular one."""
+        """Give each draft its slate; where that fails it has none."""
         served = self._releases.now(drafts[0].ask.served.release)
         batch = RankBatch(
             release=served.release,

@@ -38,12 +38,16 @@ _LONGEST_TEXT = 60
 """Of an item's text in a reason."""
 
 
+NOT_RANKED = Ranked(np.empty(0, np.int32), np.empty(0, np.float32))
+"""Of a draft that has no slate yet."""
+
+
 @dataclass
 class Draft:
     """An answer on its way through the parts. `ranked` is unscored (NaN) where no model ranked it. `kept`: what repeated requests are told, and so this one."""
 
     ask: Ask
-    ranked: Ranked
+    ranked: Ranked = NOT_RANKED
     degraded: list[Degraded] = field(default_factory=list)
     profile: Profile | None = None
     retention: RetentionAction | None = None
@@ -65,24 +69,19 @@ class Draft:
 
 
 def first_draft(ask: Ask, *, served: ServedCatalogue) -> Draft:
-    """What is shown when nobody profiles or ranks: the most popular of the candidates that no stage forbids, unscored."""
-    forbidden = served.forbidden(ask.user_id, stage=None)
-    ranked = popular_slate(ask, served=served, forbidden=forbidden)
-    return Draft(ask=ask, ranked=ranked, retention_reason=ask.why_not, forbidden=forbidden)
+    """What is known before anybody profiles or ranks."""
+    return Draft(ask=ask, retention_reason=ask.why_not, forbidden=served.forbidden(ask.user_id, stage=None))
 
 
-def popular_slate(
-    ask: Ask, *, served: ServedCatalogue, stage: str | None = None, forbidden: Forbidden = NONE_FORBIDDEN
-) -> Ranked:
-    """The most popular of the candidates that may be shown, unscored. `stage`: of the user, None where it is not known."""
-    popular_I = served.popular(stage)
+def popular_slate(draft: Draft, *, served: ServedCatalogue) -> Ranked:
+    """The most popular of the candidates that may be shown, unscored: at the user's stage, where that is known."""
+    ask, stage = draft.ask, draft.profile.stage if draft.profile else None
     if ask.row_C is None:
-        row_K = without(served.shelf.left_of(popular_I, ask.wish, ask.time), forbidden)[: ask.k]
+        may_be_shown = served.shelf.left_of(served.popular(stage), ask.wish, ask.time)
+        row_K = without(may_be_shown, draft.forbidden)[: ask.k]
     else:
-        place_I = np.full(len(served.catalogue), len(popular_I), np.int64)
-        place_I[popular_I] = np.arange(len(popular_I))
-        row_C = without(ask.row_C, forbidden)
-        row_K = row_C[np.argsort(place_I[row_C], kind="stable")][: ask.k]
+        row_C = without(ask.row_C, draft.forbidden)
+        row_K = row_C[np.argsort(served.popular_place(stage)[row_C], kind="stable")][: ask.k]
     return Ranked(row_K, np.full(len(row_K), np.nan, np.float32))
 
 

@@ -66,6 +66,20 @@ class ServedCatalogue:
         """As `Popular.rows`."""
         return Popular(self.popular_I, self.popular_at).rows(stage)
 
+    def popular_place(self, stage: str | None) -> NDArray[np.int64]:
+        """place_I: of each row of the catalogue in `popular`; those that are not in it come last."""
+        at = stage if stage in self.popular_at else None
+        if at not in self._places:
+            popular_I = self.popular(at)
+            place_I = np.full(len(self.catalogue), len(popular_I), np.int64)
+            place_I[popular_I] = np.arange(len(popular_I))
+            self._places[at] = place_I
+        return self._places[at]
+
+    @cached_property
+    def _places(self) -> dict[str | None, NDArray[np.int64]]:
+        return {}
+
     @cached_property
     def shelf(self) -> Shelf:
         """Which items may be shown, and what moves them."""

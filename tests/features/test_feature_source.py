@@ -69,16 +69,17 @@ def test_users_built_together_have_the_very_bits_of_each_alone(log: list[Row], t
 
 
 def test_the_item_features_of_the_end_are_those_of_any_later_day() -> None:
+    """On the last day of the table they are those of that day."""
     log = [Row(f"u{n % 3}", n * 7, "purchase", n % len(ITEMS), 2.0) for n in range(40)]
     plain = source_of(log)
     released = replace(plain, statistics=plain.statistics.as_released())
     item_Q = np.arange(len(ITEMS), dtype=np.int32)
     end = released.statistics.until * DAY_US
-    for days in (0, 1, 200):
+    for days in (-1, 0, 1, 200):
         at = [np.full(len(item_Q), end + days * DAY_US)]
         looked_up = released.click(EMPTY, item_Q, *at)
         searched = replace(released, statistics=replace(released.statistics, until=1 << 19)).click(
-            EMPTY, item_Q, np.full(len(item_Q), end)
+            EMPTY, item_Q, np.full(len(item_Q), end + min(days, 0) * DAY_US)
         )
         names = [n for n in click_feature_names(released.recipe) if n.startswith("item_")]
         where = [click_feature_names(released.recipe).index(n) for n in names]
