@@ -24,7 +24,7 @@ from benchmarks.record import RESULTS, record
 from clm_ray.config.recipe import load_recipe
 from clm_ray.errors import ConfigError
 from clm_ray.evaluate.baselines import TITLES
-from clm_ray.evaluate.report import number
+from clm_ray.evaluate.tables import number
 from jobs.arguments import run_main
 
 COMMAND = "make quickstart"

@@ -18,9 +18,11 @@ from scipy.special import expit, logit
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.evaluate import logistic
+from clm_ray.evaluate.boosting import Boosted, fit_boosted
 from clm_ray.evaluate.dataset import Occasions
 from clm_ray.evaluate.logistic import Logistic
 from clm_ray.evaluate.sample import Sample
+from clm_ray.evaluate.spending import SpendLine, fit_spend
 from clm_ray.evaluate.text_baseline import FrozenTexts, TextLogistic, fit_text
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
@@ -41,8 +43,10 @@ TITLES = {
     "user_knn": "user-kNN",
     "recency": "recency only",
     "rfm": "LR on recency, frequency, spend",
+    "boosting": "boosted trees on the same",
     "mean_rating": "mean ratings of item and user",
     "past_spend": "spend in as many days before",
+    "rfm_spend": "least squares on recency, frequency, spend",
 }
 """How methods are called in tables and pictures."""
 
@@ -119,11 +123,14 @@ class PairFeatures:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The fitted baselines, coefficients alone. `click`: the tabular ones. `retention`: name → one regression per hazard bin end."""
+    """The fitted baselines, coefficients alone. `click`: the tabular ones. `retention`: name → one regression per hazard bin end;
+    `boosted`: trees in the same place, None without LightGBM; `spend`: None where no training reference says what was spent."""
 
     click: Mapping[str, Logistic]
     text: TextLogistic | None
     retention: Mapping[str, tuple[Logistic, ...]]
+    boosted: Boosted | None = None
+    spend: SpendLine | None = None
 
     def active_within(self, recency_RF: Floats) -> dict[str, Floats]:
         """[R, B] P(active again by the end of each bin) by each retention baseline, from `retention_columns`."""
@@ -133,6 +140,8 @@ class Baselines:
             columns = [one.probability(x_RF) for one in fitted]
             # Horizons are fitted one by one; the chance to be back never falls with the days.
             result[name] = np.maximum.accumulate(np.column_stack(columns), axis=1)
+        if self.boosted is not None:
+            result["boosting"] = self.boosted.active_within(recency_RF)
         return result
 
 
@@ -165,9 +174,10 @@ def click_baselines(recipe: Recipe) -> tuple[str, ...]:
 
 
 def retention_columns(source: FeatureSource, history: History, time_R: NDArray[np.int64]) -> Floats:
-    """[R, F] log days since the last activity first, then tenure, active days and spend per window; as of each reference."""
+    """[R, F] log days since the last activity first, then tenure, gaps between active days, active days and spend per window; as of each
+    reference."""
     names = retention_feature_names(source.recipe)
-    chosen = ["log_days_since_active", "log_tenure_days"]
+    chosen = ["log_days_since_active", "log_tenure_days", "log_mean_gap_days", "log_sd_gap_days", "log_overdue"]
     for days in source.recipe.features.windows_days:
         chosen += [f"log_active_days_{days}d", f"log_spend_{days}d"]
     where = [names.index("user_" + name) for name in chosen]
@@ -191,11 +201,14 @@ def fit_baselines(sample: Sample, *, texts: FrozenTexts | None, bins: int) -> Ba
             weight_P=sample.weight_P,
             offset_P=sample.offset_P,
         )
-    retention = {}
+    retention: dict[str, tuple[Logistic, ...]] = {}
+    boosted = spend = None
     if len(sample.bin_R):
         for name, width in (("recency", 1), ("rfm", sample.recency_RF.shape[1])):
             retention[name] = tuple(_fit_horizon(sample, horizon=j, width=width) for j in range(bins))
-    return Baselines(click, text, retention)
+        boosted = fit_boosted(sample.recency_RF, bin_R=sample.bin_R, seen_R=sample.seen_R, bins=bins)
+        spend = fit_spend(sample.recency_RF, sample.value_R)
+    return Baselines(click, text, retention, boosted, spend)
 
 
 def _fit_horizon(sample: Sample, *, horizon: int, width: int) -> Logistic:

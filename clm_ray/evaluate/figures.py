@@ -24,7 +24,6 @@ from clm_ray.metrics.ranking import Found
 
 MODEL = "model"
 CLICK_BASELINES = ("popularity", "repurchase", "means", "text_logistic")
-RETENTION_BASELINES = ("recency", "rfm")
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,6 @@ class RankingFigures:
     coverage: Mapping[int, float]
     vector_diversity: Mapping[int, float]
     category_diversity: Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class RetentionFigures:
-    """One method at one horizon, on references that the log covers that far."""
-
-    rows: int
-    auc: float
-    log_loss: float
-    brier: float
-    ece: float
-    predicted: float
-    observed: float
 
 
 @dataclass(frozen=True)
@@ -253,33 +239,6 @@ def catalogue_report(
             category_diversity={k: ranking.category_diversity(shown, k=k, categories=categories) for k in ks},
         )
     return result
-
-
-def retention_report(predictions: pa.Table, *, bins: int) -> dict[int, dict[str, RetentionFigures]]:
-    """Figures of `retention_predictions.parquet`: horizon in days → method → figures. `bins`: those of the calibration error."""
-    known = predictions.filter(pc.invert(predictions.column("censored")))
-    names = [name for name in RETENTION_BASELINES if name in predictions.column_names]
-    result: dict[int, dict[str, RetentionFigures]] = {}
-    for days in sorted(pc.unique(known.column("horizon_days")).to_pylist()):
-        rows = known.filter(pc.equal(known.column("horizon_days"), days))
-        outcome = rows.column("outcome").to_numpy().astype(np.float64)
-        result[days] = {
-            method: _retention(outcome, rows.column(column).to_numpy(), bins=bins)
-            for method, column in [(MODEL, "probability"), *((name, name) for name in names)]
-        }
-    return result
-
-
-def _retention(outcome: NDArray[np.float64], probability: NDArray[np.float32], *, bins: int) -> RetentionFigures:
-    return RetentionFigures(
-        rows=len(outcome),
-        auc=click.auc(outcome, score=probability),
-        log_loss=click.log_loss(outcome, probability=probability),
-        brier=click.brier(outcome, probability=probability),
-        ece=calibration.ece(outcome, probability=probability, bins=bins),
-        predicted=click.mean(probability),
-        observed=click.mean(outcome),
-    )
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ Shape letters: P candidates, Q moments, R references.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from clm_ray.schema import DAY_US
 
 RATINGS = {MODEL: "predicted_rating", "mean_rating": "mean_rating"}
 """Method → its column in the click predictions."""
-SPENDS = {MODEL: "predicted_spend", "past_spend": "past_spend"}
+SPENDS = {MODEL: "predicted_spend", "past_spend": "past_spend", "rfm_spend": "rfm_spend"}
 """Method → its column in the retention predictions."""
 
 
@@ -99,14 +99,24 @@ def _spent(
 
 def number_report(table: pa.Table | None, *, actual: str, methods: Mapping[str, str]) -> dict[str, NumberFigures]:
     """Figures by method over the rows where `actual` is known; empty where the model has no such head."""
+    return {name: number_figures(y, p) for name, y, p in known_numbers(table, actual=actual, methods=methods)}
+
+
+def known_numbers(
+    table: pa.Table | None, *, actual: str, methods: Mapping[str, str]
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """(method, actual, predicted) for each method that the table has, over the rows where `actual` is known."""
     if table is None or actual not in table.column_names:
-        return {}
+        return
     known = table.filter(pc.is_finite(table.column(actual)))
     y = known.column(actual).to_numpy().astype(np.float64)
-    return {name: _figures(y, known.column(column).to_numpy().astype(np.float64)) for name, column in methods.items()}
+    for name, column in methods.items():
+        if column in known.column_names:
+            yield name, y, known.column(column).to_numpy().astype(np.float64)
 
 
-def _figures(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> NumberFigures:
+def number_figures(actual: NDArray[np.float64], predicted: NDArray[np.float64]) -> NumberFigures:
+    """Figures of one method."""
     if not len(actual):
         return NumberFigures(0, *[float("nan")] * 4)
     error, total = predicted - actual, float(actual.sum())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clm_ray.evaluate.baselines import TITLES
-from clm_ray.evaluate.figures import MODEL, ClickFigures, ClickReport, RankingFigures, RetentionFigures
+from clm_ray.evaluate.figures import MODEL, ClickFigures, ClickReport, RankingFigures
 from clm_ray.evaluate.outputs import NumberFigures
-from clm_ray.metrics.bootstrap import Difference
+from clm_ray.evaluate.return_sections import return_sections, spend_section
+from clm_ray.evaluate.returning import RetentionFigures, RetentionLead, RetentionSlice
+from clm_ray.evaluate.spending import SpendFigures
+from clm_ray.evaluate.tables import interval, number, table
 
-NONE = "–"
 _HIGHER, _LOWER, _NEITHER = 1, -1, 0
 
 
@@ -30,9 +32,11 @@ class Evaluation:
     retention: Mapping[int, Mapping[str, RetentionFigures]]
     report_days: Sequence[int]
     ratings: Mapping[str, NumberFigures]
-    spend: Mapping[str, NumberFigures]
+    spend: Mapping[str, SpendFigures]
     ks: Sequence[int]
     notes: Sequence[str]
+    retention_slices: Mapping[int, Sequence[RetentionSlice]] = field(default_factory=dict)
+    retention_lead: Mapping[int, Mapping[str, RetentionLead]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def markdown(found: Evaluation) -> str:
         parts += ["Difference with a 95 % interval from a paired bootstrap over users (500 resamples)."]
     if found.clicks and found.clicks.slices:
         parts += ["## Slices", _slice_table(found.clicks)]
+    parts += return_sections(found.report_days, leads=found.retention_lead, slices=found.retention_slices)
+    parts += spend_section(found.spend, days=max(found.report_days, default=0))
     if found.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in found.notes)]
     pictures = ["reliability.png", "roc.png", *(["retrieval.png"] if found.catalogue else []), "learning_curve.png"]
@@ -110,7 +116,10 @@ def _rows(found: Evaluation) -> list[_Row]:
         if days in found.retention:
             rows += _retention_rows(found.retention[days], days=days)
     rows += _number_rows(found.ratings, of="rating")
-    rows += _number_rows(found.spend, of=f"spend in {max(found.report_days, default=0)} d")
+    spend = f"spend in {max(found.report_days, default=0)} d"
+    rows += _number_rows(found.spend, of=spend)
+    if found.spend:
+        rows += _figure_rows(found.spend, _SPEND_FIGURES, of=spend, headline=False)
     return rows
 
 
@@ -120,7 +129,7 @@ def main_table(found: Evaluation) -> str:
     methods = [name for name in TITLES if any(name in row.values for row in rows)]
     lines = [["metric", *(TITLES[name] for name in methods)]]
     lines += [[row.title, *_cells(row, methods)] for row in rows]
-    return _table(lines)
+    return table(lines)
 
 
 def _click_rows(methods: Mapping[str, ClickFigures]) -> list[_Row]:
@@ -148,18 +157,18 @@ def _click_rows(methods: Mapping[str, ClickFigures]) -> list[_Row]:
 
 def _ranking_rows(methods: Mapping[str, RankingFigures], *, ks: Sequence[int], of: str) -> list[_Row]:
     rows = []
-    for title, field in (("NDCG", "ndcg"), ("Recall", "recall"), ("hit rate", "hit_rate")):
+    for title, figure in (("NDCG", "ndcg"), ("Recall", "recall"), ("hit rate", "hit_rate")):
         for k in ks:
-            values = {name: getattr(one, field)[k] for name, one in methods.items()}
-            rows.append(_Row(f"{of}: {title}@{k}", values, _HIGHER, headline=(field, k) == ("ndcg", ks[0])))
+            values = {name: getattr(one, figure)[k] for name, one in methods.items()}
+            rows.append(_Row(f"{of}: {title}@{k}", values, _HIGHER, headline=(figure, k) == ("ndcg", ks[0])))
     rows.append(_Row(f"{of}: MRR", {name: one.mrr for name, one in methods.items()}, _HIGHER))
-    for title, field in (
+    for title, figure in (
         ("coverage", "coverage"),
         ("diversity (text)", "vector_diversity"),
         ("diversity (category)", "category_diversity"),
     ):
         for k in ks[:1]:
-            values = {name: getattr(one, field)[k] for name, one in methods.items() if getattr(one, field)}
+            values = {name: getattr(one, figure)[k] for name, one in methods.items() if getattr(one, figure)}
             rows.append(_Row(f"{of}: {title}@{k}", values, _NEITHER))
     return [row for row in rows if row.values]
 
@@ -167,13 +176,21 @@ def _ranking_rows(methods: Mapping[str, RankingFigures], *, ks: Sequence[int], o
 def _retention_rows(methods: Mapping[str, RetentionFigures], *, days: int) -> list[_Row]:
     figures = (
         ("AUC", "auc", _HIGHER),
+        ("average precision", "average_precision", _HIGHER),
         ("log loss", "log_loss", _LOWER),
         ("Brier", "brier", _LOWER),
+        ("calibration slope", "slope", _NEITHER),
         ("ECE", "ece", _LOWER),
         ("predicted share active", "predicted", _NEITHER),
         ("observed share active", "observed", _NEITHER),
     )
     return _figure_rows(methods, figures, of=f"active in {days} d")
+
+
+_SPEND_FIGURES = (
+    ("Gini", "gini", _HIGHER),
+    ("share of the top tenth", "top_share", _HIGHER),
+)
 
 
 def _number_rows(methods: Mapping[str, NumberFigures], *, of: str) -> list[_Row]:
@@ -186,11 +203,18 @@ def _number_rows(methods: Mapping[str, NumberFigures], *, of: str) -> list[_Row]
     return _figure_rows(methods, figures, of=of) if methods else []
 
 
-def _figure_rows(methods: Mapping[str, Any], figures: Sequence[tuple[str, str, int]], *, of: str) -> list[_Row]:
-    """A row for each (title, field, which way is better); the first one is the headline."""
+def _figure_rows(
+    methods: Mapping[str, Any], figures: Sequence[tuple[str, str, int]], *, of: str, headline: bool = True
+) -> list[_Row]:
+    """A row for each (title, figure, which way is better); the first one is the headline where there is one."""
     return [
-        _Row(f"{of}: {title}", {name: getattr(one, field) for name, one in methods.items()}, better, headline=n == 0)
-        for n, (title, field, better) in enumerate(figures)
+        _Row(
+            f"{of}: {title}",
+            {name: getattr(one, figure) for name, one in methods.items()},
+            better,
+            headline=headline and n == 0,
+        )
+        for n, (title, figure, better) in enumerate(figures)
     ]
 
 
@@ -203,25 +227,11 @@ def _cells(row: _Row, methods: Sequence[str]) -> list[str]:
     return [f"**{text}**" if text == best else text for text in texts]
 
 
-def number(value: float) -> str:
-    """Four decimals, small values four significant digits; a dash where the figure is not defined or not computed."""
-    if math.isnan(value):
-        return NONE
-    return f"{value:.4f}" if value == 0 or abs(value) >= 0.1 else f"{value:.4g}"
-
-
 def _comparison_table(clicks: ClickReport, *, k: int) -> str:
     lines = [["model minus", "AUC", "log loss", f"NDCG@{k}"]]
     for name, one in clicks.comparison.items():
-        lines.append([TITLES[name], *(_interval(d) for d in (one.auc, one.log_loss, one.ndcg))])
-    return _table(lines)
-
-
-def _interval(d: Difference) -> str:
-    if math.isnan(d.estimate):
-        return NONE
-    digits = 4 if max(abs(d.low), abs(d.high)) >= 0.01 else 6
-    return f"{d.estimate:+.{digits}f} [{d.low:+.{digits}f}, {d.high:+.{digits}f}]"
+        lines.append([TITLES[name], *(interval(d) for d in (one.auc, one.log_loss, one.ndcg))])
+    return table(lines)
 
 
 def _slice_table(clicks: ClickReport) -> str:
@@ -232,19 +242,4 @@ def _slice_table(clicks: ClickReport) -> str:
     for one in clicks.slices:
         values = [*(number(one.auc[m]) for m in methods), *(number(one.log_loss[m]) for m in methods)]
         lines.append([one.name, f"{one.rows:,}", f"{one.positives:,}", *values])
-    return _table(lines)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with padded cells; the first column to the left, the others to the right."""
-    width = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-
-    def join(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    padded = [
-        join([cell.ljust(width[c]) if c == 0 else cell.rjust(width[c]) for c, cell in enumerate(line)])
-        for line in lines
-    ]
-    rule = join([("-" * width[c]) if c == 0 else "-" * (width[c] - 1) + ":" for c in range(len(width))])
-    return "\n".join([padded[0], rule, *padded[1:]])
+    return table(lines)

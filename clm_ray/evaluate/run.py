@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,25 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.errors import ConfigError, DataError
-from clm_ray.evaluate import plots
+from clm_ray.evaluate import boosting, plots
 from clm_ray.evaluate.baselines import Baselines, fit_baselines
 from clm_ray.evaluate.dataset import Dataset
 from clm_ray.evaluate.figures import (
     CLICK_BASELINES,
     MODEL,
-    RETENTION_BASELINES,
     catalogue_report,
     click_report,
     codes,
     plain,
-    retention_report,
 )
-from clm_ray.evaluate.outputs import RATINGS, SPENDS, number_report
+from clm_ray.evaluate.outputs import RATINGS, number_report
 from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
 from clm_ray.evaluate.retrieval import FOLDER as RETRIEVAL
 from clm_ray.evaluate.retrieval import fit_retrieval
+from clm_ray.evaluate.returning import RETENTION_BASELINES, return_report
 from clm_ray.evaluate.sampling import draw_sample, frozen_texts
 from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
+from clm_ray.evaluate.spending import spend_report
 from clm_ray.evaluate.text_baseline import VECTORS
 from clm_ray.model.inference import Scorer
 from clm_ray.schema import SPLITS, TEST
@@ -65,7 +65,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `run` on the dataset that it was trained on; needs a running Ray. Prints the table through `say`.
 
-    Of `recipe` only the section `evaluate` is used; data and model keep the recipe they were made with.
+    Of `recipe` only the section `evaluate`, and the groups that `policy.fairness` compares, are used; data and model keep the recipe they
+    were made with.
     Raises ConfigError where dataset or run are missing or do not belong together, DataError where the test split is empty.
     """
     dataset, model = _open(workspace, run=run)
@@ -138,6 +139,8 @@ def _baselines(
     ]
     if texts is None:
         notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")
+    if fitted.retention and fitted.boosted is None:
+        notes.append(boosting.left_out())
     notes += fit_retrieval(dataset, parts / RETRIEVAL, config=recipe.evaluate, say=say)
     return fitted, tuple(notes)
 
@@ -189,6 +192,12 @@ def _figures(
             vectors=_vectors(model),
             categories=dataset.items.column("categories").to_pylist(),
         )
+    returning = {}
+    if retention is not None:
+        groups = _groups(dataset, recipe.policy.fairness.columns)
+        returning = return_report(
+            retention, bins=config.calibration_bins, seed=_SEED, groups=groups, min_group=smallest
+        )
     more = []
     if lists is not None:
         more.append(f"Lists of the whole catalogue end after {config.retrieve} items; items beyond count as not found.")
@@ -202,13 +211,22 @@ def _figures(
         split=SPLITS[TEST],
         clicks=report,
         catalogue=catalogue,
-        retention=retention_report(retention, bins=config.calibration_bins) if retention is not None else {},
+        retention={days: one.methods for days, one in returning.items()},
+        retention_slices={days: one.slices for days, one in returning.items()},
+        retention_lead={days: one.lead for days, one in returning.items()},
         report_days=dataset.recipe.retention.report_days,
         ratings=number_report(clicks, actual="rating", methods=RATINGS),
-        spend=number_report(retention, actual="spend", methods=SPENDS),
+        spend=spend_report(retention),
         ks=config.ks,
         notes=(*notes, *more),
     )
+
+
+def _groups(dataset: Dataset, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Column → user → value, for the columns by which the policy compares groups."""
+    users = pq.read_table(dataset.folder / "users.parquet", columns=["user_id", "categorical"]).to_pylist()
+    of = {row["user_id"]: dict(row["categorical"] or ()) for row in users} if columns else {}
+    return {name: {user: str(known[name]) for user, known in of.items() if name in known} for name in columns}
 
 
 def _vectors(model: Path) -> NDArray[np.float32]:

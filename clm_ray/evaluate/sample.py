@@ -25,12 +25,14 @@ _ARRAYS = (
     "recency_RF",
     "bin_R",
     "seen_R",
+    "value_R",
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`columns`: features by tabular baseline. `mean_MH`: mean text vector of the user at each moment (width 0 without texts)."""
+    """`columns`: features by tabular baseline. `mean_MH`: mean text vector of the user at each moment (width 0 without texts).
+    `value_R`: spend within the longest horizon, NaN where it is not known."""
 
     label_P: NDArray[np.float32]
     weight_P: NDArray[np.float32]
@@ -42,6 +44,7 @@ class Sample:
     recency_RF: Floats
     bin_R: NDArray[np.int32]
     seen_R: NDArray[np.int32]
+    value_R: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
         """Write as .npz (no pickles)."""

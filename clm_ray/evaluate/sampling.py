@@ -69,6 +69,7 @@ def _sample_case(
         retention_columns(dataset.source, case.history, case.references.time_R),
         case.references.bin_R,
         case.references.seen_R,
+        case.references.value_R,
     )
 
 

@@ -189,13 +189,16 @@ class BucketScorer:
             "seen_bins": seen_L,
             "probability": within_RB.astype(np.float32).ravel(),
         }
-        recency = [retention_columns(self.dataset.source, c.history, c.references.time_R) for c in cases]
+        x_RF = np.concatenate([retention_columns(self.dataset.source, c.history, c.references.time_R) for c in cases])
         if spend_R is not None:
             # One figure per reference, in the row of the horizon that it is for.
             longest = max(self.dataset.recipe.retention.report_days)
-            for name, value_R in spend_columns(self.dataset.vocabulary, cases, spend_R, days=longest).items():
+            spends = spend_columns(self.dataset.vocabulary, cases, spend_R, days=longest)
+            if self.plan.baselines.spend is not None:
+                spends["rfm_spend"] = self.plan.baselines.spend.expected(x_RF).astype(np.float32)
+            for name, value_R in spends.items():
                 columns[name] = np.where(columns["horizon_days"] == longest, value_R[moment_L], np.nan)
-        for name, other_RB in self.plan.baselines.active_within(np.concatenate(recency)).items():
+        for name, other_RB in self.plan.baselines.active_within(x_RF).items():
             columns[name] = other_RB.astype(np.float32).ravel()
         return pa.table(columns)
 

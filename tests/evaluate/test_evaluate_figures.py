@@ -14,8 +14,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from clm_ray.config.evaluate import EvaluateConfig
-from clm_ray.evaluate.figures import catalogue_report, click_report, plain, retention_report
+from clm_ray.evaluate.figures import catalogue_report, click_report, plain
 from clm_ray.evaluate.report import Evaluation, main_table, markdown, shortfalls
+from clm_ray.evaluate.returning import return_report
 from clm_ray.metrics.bootstrap import Difference
 
 T = TypeVar("T")
@@ -119,6 +120,8 @@ def test_catalogue_figures_count_missed_items() -> None:
 def _retention() -> pa.Table:
     return pa.table(
         {
+            "user": ["a", "b", "a", "c", "c"],
+            "stage": ["new", "new", "at_risk", "new", "new"],
             "horizon_days": pa.array([7, 7, 7, 7, 28], pa.int32()),
             "outcome": pa.array([1, 0, 1, 1, 1], pa.float32()),
             "censored": [False, False, False, True, True],
@@ -129,7 +132,7 @@ def _retention() -> pa.Table:
 
 
 def test_retention_figures_leave_out_what_the_log_does_not_cover() -> None:
-    found = retention_report(_retention(), bins=2)
+    found = {days: one.methods for days, one in return_report(_retention(), bins=2).items()}
     assert set(found) == {7}
     assert found[7]["model"].rows == 3
     assert found[7]["model"].auc == 1.0
@@ -174,7 +177,7 @@ def test_baselines_that_are_ahead_are_named() -> None:
     assert clicks is not None
     (ranking,) = set(clicks.ranking) - {"model"}
     good, bad = clicks.ranking["model"], clicks.ranking[ranking]
-    retention = retention_report(_retention(), bins=2)[7]
+    retention = return_report(_retention(), bins=2)[7].methods
     ahead = _evaluation(catalogue={"model": good, ranking: bad}, retention={7: retention})
     assert shortfalls(ahead) == []
     assert "ahead" not in markdown(ahead)

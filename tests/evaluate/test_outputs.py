@@ -22,6 +22,7 @@ from clm_ray.evaluate.outputs import RATINGS, SPENDS, number_report, rating_colu
 from clm_ray.evaluate.report import main_table, shortfalls
 from clm_ray.evaluate.run import Evaluation
 from clm_ray.evaluate.scoring import BucketScorer, ScoringPlan
+from clm_ray.evaluate.spending import spend_report
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
@@ -143,7 +144,7 @@ def test_the_report_names_the_heads_and_where_the_past_is_the_better_guess() -> 
         retention={},
         report_days=(7, 28),
         ratings={},
-        spend=number_report(table, actual="spend", methods=SPENDS),
+        spend=spend_report(table),
         ks=(10,),
         notes=(),
     )
