@@ -68,3 +68,24 @@ JOURNEY: Mapping[str, tuple[str, ...]] = {
     "also spend and next action": ("model.outputs=['value', 'next_action']",),
 }
 """On The Complete Journey."""
+
+RETENTION_DATA = (
+    "impressions.per_occasion=1",
+    "impressions.positives_per_occasion=1",
+    "impressions.test_occasions=1",
+    "impressions.catalogue_occasions=0",
+)
+"""On The Complete Journey for `benchmarks.retention`: references as the recipe has them, and next to nothing about clicks, which are not learned there."""
+
+SELECTION_CUTS = ("split.train_end=2017-07-30", "split.valid_end=2017-08-27")
+"""Days 210 and 238: everything that settings are chosen by lies before the recipe's own test period."""
+
+RETENTION: Mapping[str, tuple[str, ...]] = {
+    "2 epochs": ("train.epochs=2",),
+    "6 epochs": ("train.epochs=6",),
+    "6 epochs, a third of the rate": ("train.epochs=6", "train.learning_rate=0.001"),
+    "6 epochs, weights averaged": ("train.epochs=6", "train.ema=0.99"),
+    "12 epochs, a third of the rate": ("train.epochs=12", "train.learning_rate=0.001"),
+}
+"""What `benchmarks.retention` chooses from, each the retention head alone and without text."""
+RETENTION_BASE = (*RETENTION_ALONE, *NO_TEXT, "train.patience=12")

@@ -153,14 +153,15 @@ def _compared(
 
 def films(name: str, root: Path) -> Data:
     """MovieLens-100K, prepared in one of its protocols."""
-    return _prepared("movielens_100k", root / name, (f"split.protocol={MOVIELENS[name]}",))
+    return prepared("movielens_100k", root / name, (f"split.protocol={MOVIELENS[name]}",))
 
 
 def _journey(root: Path) -> Data:
-    return _prepared("complete_journey", root / "complete_journey", ())
+    return prepared("complete_journey", root / "complete_journey", ())
 
 
-def _prepared(name: str, root: Path, overrides: tuple[str, ...]) -> Data:
+def prepared(name: str, root: Path, overrides: tuple[str, ...]) -> Data:
+    """The dataset of a recipe with these overrides."""
     from clm_ray.data.build import build_dataset
     from clm_ray.data.log import read_log
 
@@ -197,20 +198,20 @@ def _trainings(data: Data, configurations: Sequence[Sequence[str]]) -> Iterator[
 
     pool = ThreadPoolExecutor(CORES)
     try:
-        asked = [[_recipe(data, (*one, f"train.seed={seed}")) for seed in SEEDS] for one in configurations]
+        asked = [[recipe_for(data, (*one, f"train.seed={seed}")) for seed in SEEDS] for one in configurations]
         running = [[pool.submit(trained, recipe) for recipe in recipes] for recipes in asked]
         for seeds in running:
-            yield [_evaluated(data, future.result()) for future in seeds]
+            yield [evaluated(data, future.result()) for future in seeds]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def run_of(data: Data, overrides: Sequence[str]) -> Run:
     """One run with its test predictions, made now or by an earlier call."""
-    return _evaluated(data, _recipe(data, overrides))
+    return evaluated(data, recipe_for(data, overrides))
 
 
-def _recipe(data: Data, overrides: Sequence[str]) -> Recipe:
+def recipe_for(data: Data, overrides: Sequence[str]) -> Recipe:
     """With one worker: the same loss curve as with several, and several seeds at a time use the cores better."""
     fixed = ("evaluate.baselines=false", "train.num_workers=1")
     return load_recipe(data.recipe, overrides=[*data.overrides, *fixed, *overrides])
@@ -223,7 +224,7 @@ def _trained(recipe: Recipe, workspace: Workspace) -> Path:
     return train(recipe, workspace)
 
 
-def _evaluated(data: Data, recipe: Recipe) -> Run:
+def evaluated(data: Data, recipe: Recipe) -> Run:
     """What a trained run reaches on the test rows, evaluated now or by an earlier call."""
     from clm_ray.evaluate.run import evaluate
 
@@ -238,7 +239,7 @@ def _evaluated(data: Data, recipe: Recipe) -> Run:
 
 
 def _model_of(data: Data) -> Path:
-    return _trained(_recipe(data, ("train.seed=0",)), data.workspace) / "model"
+    return _trained(recipe_for(data, ("train.seed=0",)), data.workspace) / "model"
 
 
 def _in_order(predictions: pa.Table) -> pa.Table:

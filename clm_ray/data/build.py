@@ -39,6 +39,7 @@ from clm_ray.data.feature_sample import FeatureSample, SampledUser
 from clm_ray.data.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.kept_buckets import KeptBuckets
+from clm_ray.data.life_counts import count_lives
 from clm_ray.data.log import Log
 from clm_ray.data.manifest import MANIFEST, write_manifest
 from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opinions
@@ -167,12 +168,14 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         "probability_correction": probability_correction(recipe),
     }
     say("the data report")
+    lives = count_lives(building, recipe.sequences.buckets, vocabulary, thresholds, frame=frame)
     totals = add_up([r.figures for r in results])
     figures = make_figures(
         totals,
         recipe,
         spec,
         thresholds,
+        lives,
         frame=frame,
         catalogue=log.items.num_rows - 1,
         min_users=recipe.privacy.min_group,

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_figures import BucketFigures, Frame
 from clm_ray.data.drift_figures import Drift, drift
+from clm_ray.data.life_counts import LifeCounts
+from clm_ray.data.life_figures import RfmTable, StageDays, rfm_table, stage_days
 from clm_ray.data.tally import GAP_EDGES_S, Ints, Tally, length_edges
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.lifecycle.cohorts import Period, active_share, begin_of
@@ -114,6 +116,8 @@ class Figures:
     lengths: Lengths
     survival: Survival | None
     cohorts: Cohorts | None
+    stages: StageDays | None
+    rfm: RfmTable | None
     drift: Drift | None
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -127,12 +131,13 @@ def make_figures(
     recipe: Recipe,
     spec: FeatureSpec,
     thresholds: Thresholds,
+    lives: LifeCounts,
     *,
     frame: Frame,
     catalogue: int,
     min_users: int = 1,
 ) -> Figures:
-    """The figures of a log. `catalogue`: items that the catalogue holds; `spec`: which features were selected."""
+    """The figures of a log. `catalogue`: items that the catalogue holds; `spec`: which features were selected; `lives`: the replay of the life cycle with these `thresholds`."""
     found = {
         "popularity": popularity(counts.items, catalogue=catalogue),
         "gaps": gap_histogram(counts, min_users=min_users),
@@ -140,6 +145,8 @@ def make_figures(
         if not recipe.retention.enabled
         else survival(counts.lives, thresholds, frame=frame, min_users=min_users),
         "cohorts": None if not recipe.retention.enabled else cohorts(counts.cohorts, frame=frame, min_users=min_users),
+        "stages": stage_days(lives, thresholds, first_day=frame.first_day, min_users=min_users),
+        "rfm": rfm_table(lives, min_users=min_users),
         "drift": None if recipe.split.refit else drift(counts, spec, frame=frame, min_users=min_users),
     }
     reasons = {
@@ -147,6 +154,8 @@ def make_figures(
         "gaps": "no user was active twice",
         "survival": "no user's first activity lies far enough before the end of the log to see who left",
         "cohorts": "no event type has the role activity",
+        "stages": "no user was there on two days",
+        "rfm": "too few users were ever active",
         "drift": "everything is train (split.refit): there is nothing to compare",
     }
     if not recipe.retention.enabled:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
-from clm_ray.data import pictures, readings
+from clm_ray.data import life_pictures, life_readings, pictures, readings
 from clm_ray.data.figures import Figures
 from clm_ray.data.report import DataReport
 
@@ -22,7 +22,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; marg
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem; }
 img { width: 100%; height: auto; } p.absent { color: #666; font-style: italic; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-td { padding: .25rem .5rem; border-bottom: 1px solid #eee; vertical-align: top; overflow-wrap: anywhere; }
+th { text-align: left; font-weight: 600; }
+td, th { padding: .25rem .5rem; border-bottom: 1px solid #eee; vertical-align: top; overflow-wrap: anywhere; }
 td + td { font-variant-numeric: tabular-nums; } nav a { margin-right: .8rem; white-space: nowrap; }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -31,24 +32,31 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class Section:
-    """One picture with what it says; without a picture, one line says why. alt: what the picture shows."""
+    """One picture with what it says; without a picture, one line says why. alt: what the picture shows; grid: a table below it, its first row the head."""
 
     name: str
     title: str
     alt: str
     picture: bytes | None
     says: Sequence[str]
+    grid: Sequence[Sequence[str]] = ()
 
 
 def sections(report: DataReport, figures: Figures) -> Iterator[Section]:
     """The pictures of the report, in the order of the page."""
 
     def drawn(
-        name: str, title: str, alt: str, found: F | None, draw: Callable[[F], bytes], say: Callable[[F], list[str]]
+        name: str,
+        title: str,
+        alt: str,
+        found: F | None,
+        draw: Callable[[F], bytes],
+        say: Callable[[F], list[str]],
+        grid: Callable[[F], Sequence[Sequence[str]]] = lambda _: (),
     ) -> Section:
         if found is None:
             return Section(name, title, alt, None, [f"Not shown: {figures.absent[name]}."])
-        return Section(name, title, alt, draw(found), say(found))
+        return Section(name, title, alt, draw(found), say(found), grid(found))
 
     yield drawn(
         "daily",
@@ -97,6 +105,24 @@ def sections(report: DataReport, figures: Figures) -> Iterator[Section]:
         figures.cohorts,
         pictures.cohorts,
         readings.cohorts,
+    )
+    yield drawn(
+        "stages",
+        "Stages of the life cycle",
+        "Stacked areas: users in each life-cycle stage on each day",
+        figures.stages,
+        life_pictures.stages,
+        life_readings.stages,
+        life_readings.moves,
+    )
+    yield drawn(
+        "rfm",
+        "Recency, frequency, money",
+        "Bar chart of the users in each segment by recency, frequency and money",
+        figures.rfm,
+        life_pictures.rfm,
+        life_readings.rfm,
+        life_readings.segments,
     )
     yield _base_rates(report)
     yield _quarantine(report)
@@ -158,7 +184,15 @@ def _section(section: Section) -> str:
         picture = f'<img alt="{escape(section.alt)}" src="data:image/png;base64,{data}">\n'
     mark = "" if section.picture is not None else ' class="absent"'
     says = "".join(f"<p{mark}>{escape(text)}</p>\n" for text in section.says)
-    return f'<section id="{section.name}">\n<h2>{escape(section.title)}</h2>\n{picture}{says}</section>\n'
+    return f'<section id="{section.name}">\n<h2>{escape(section.title)}</h2>\n{picture}{says}{_grid(section.grid)}</section>\n'
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    head, *body = [[escape(cell) for cell in row] for row in rows]
+    lines = ["".join(f"<th>{cell}</th>" for cell in head), *("".join(f"<td>{c}</td>" for c in row) for row in body)]
+    return '<div class="wide"><table>\n' + "".join(f"<tr>{line}</tr>\n" for line in lines) + "</table></div>\n"
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:

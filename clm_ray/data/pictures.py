@@ -36,7 +36,7 @@ _UNEVEN = 20
 
 def daily(found: Daily) -> bytes:
     """Events per day, one line per event type; the rarest types together."""
-    figure, axes = _blank()
+    figure, axes = empty()
     order = sorted(
         (name for name, row in found.events.items() if total(row)), key=lambda name: -total(found.events[name])
     )
@@ -60,12 +60,12 @@ def daily(found: Daily) -> bytes:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_ylim(bottom=0)
-    return _finish(figure, axes, x="day (UTC)", y="events per day")
+    return finished(figure, axes, x="day (UTC)", y="events per day")
 
 
 def popularity(found: Popularity) -> bytes:
     """Events of an item against its rank, both logarithmic, with the fitted slope."""
-    figure, axes = _blank()
+    figure, axes = empty()
     rank, count = np.array(found.rank), np.array(found.count)
     axes.plot(rank, count, color=SERIES[0], marker=".", linestyle="", label="items")
     if found.slope is not None and found.fitted_to is not None:
@@ -78,12 +78,12 @@ def popularity(found: Popularity) -> bytes:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(_round_number))
         axis.set_minor_formatter(FuncFormatter(_round_number))
-    return _finish(figure, axes, x="rank of the item", y="events")
+    return finished(figure, axes, x="rank of the item", y="events")
 
 
 def gaps(found: Histogram) -> bytes:
     """Gaps between activities of a second and more, on a logarithmic axis of time: shorter ones (one basket) would dwarf all others."""
-    figure, axes = _blank()
+    figure, axes = empty()
     edges, heights = np.array(found.edges[1:]), np.array([n or 0 for n in found.counts[1:]])
     axes.bar(edges[:-1], heights, width=np.diff(edges), align="edge", color=SERIES[0], edgecolor="white", linewidth=0.5)
     axes.set_xscale("log")
@@ -93,7 +93,7 @@ def gaps(found: Histogram) -> bytes:
     ticks = {second: name for second, name in _TICKS_S.items() if low / 1.2 <= second <= high * 1.2}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-    return _finish(figure, axes, x="time between two activities of a user", y="gaps")
+    return finished(figure, axes, x="time between two activities of a user", y="gaps")
 
 
 def lengths(found: Lengths) -> bytes:
@@ -116,7 +116,7 @@ def lengths(found: Lengths) -> bytes:
 
 def survival(found: Survival) -> bytes:
     """The Kaplan-Meier curve with its interval."""
-    figure, axes = _blank()
+    figure, axes = empty()
     day = np.r_[0, found.day]
     share, low, high = (
         np.r_[1.0, [np.nan if v is None else v for v in row]] for row in (found.share, found.low, found.high)
@@ -126,7 +126,7 @@ def survival(found: Survival) -> bytes:
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    return _finish(figure, axes, x="days since the first activity", y="share of users")
+    return finished(figure, axes, x="days since the first activity", y="share of users")
 
 
 def cohorts(found: Cohorts) -> bytes:
@@ -164,17 +164,17 @@ def cohorts(found: Cohorts) -> bytes:
 
 def base_rates(rates: Mapping[str, float]) -> bytes:
     """Share of positive targets of each split."""
-    figure, axes = _blank(height=2.8)
+    figure, axes = empty(height=2.8)
     bars = axes.bar(list(rates), list(rates.values()), width=0.6, color=SERIES[0])
     axes.bar_label(bars, [f"{rate:.2%}" for rate in rates.values()], color=INK)
     axes.margins(y=0.15)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return _finish(figure, axes, x="", y="positive targets")
+    return finished(figure, axes, x="", y="positive targets")
 
 
 def quarantine(reasons: Sequence[tuple[str, int]]) -> bytes:
     """Rows set aside by reason, the most frequent on top."""
-    return _across(
+    return across(
         {name: float(n) for name, n in reasons[:_MOST_BARS]}, [f"{n:,}" for _, n in reasons[:_MOST_BARS]], "rows"
     )
 
@@ -182,7 +182,7 @@ def quarantine(reasons: Sequence[tuple[str, int]]) -> bytes:
 def drift(found: Drift) -> bytes:
     """Stability index of the most drifted features, with the two usual marks."""
     most = found.features[:_MOST_BARS]
-    return _across(
+    return across(
         {f"{f.feature} ({f.block})": f.index for f in most},
         [f"{f.index:.2f}" for f in most],
         "stability index (PSI)",
@@ -190,7 +190,8 @@ def drift(found: Drift) -> bytes:
     )
 
 
-def _across(values: Mapping[str, float], labels: Sequence[str], x: str, *, marks: Sequence[float] = ()) -> bytes:
+def across(values: Mapping[str, float], labels: Sequence[str], x: str, *, marks: Sequence[float] = ()) -> bytes:
+    """Horizontal bars, the first on top, each with its label."""
     figure = blank(width=_WIDTH, height=1.0 + 0.3 * len(values), dpi=_DPI)
     axes = figure.subplots()
     bars = axes.barh(range(len(values)), list(values.values()), color=SERIES[0])
@@ -202,7 +203,7 @@ def _across(values: Mapping[str, float], labels: Sequence[str], x: str, *, marks
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return _finish(figure, axes, x=x, y="")
+    return finished(figure, axes, x=x, y="")
 
 
 def _round_number(value: float, _: int) -> str:
@@ -210,12 +211,14 @@ def _round_number(value: float, _: int) -> str:
     return f"{value:,.10g}" if f"{value:e}"[0] in "125" else ""
 
 
-def _blank(*, height: float = _HEIGHT) -> tuple[Any, Any]:
+def empty(*, height: float = _HEIGHT) -> tuple[Any, Any]:
+    """A picture of the page's width with one pair of axes."""
     figure = blank(width=_WIDTH, height=height, dpi=_DPI)
     return figure, figure.subplots()
 
 
-def _finish(figure: Any, axes: Any, *, x: str, y: str) -> bytes:
+def finished(figure: Any, axes: Any, *, x: str, y: str) -> bytes:
+    """The picture as PNG, its axes dressed."""
     dress(axes, x=x, y=y)
     return _png(figure)
 

@@ -11,6 +11,7 @@ from made_logs import DAYS, START, VOCABULARY, Row, table_of
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_figures import BucketFigures, Frame, bucket_figures, frame_of, window_figures
 from clm_ray.data.figures import Figures, make_figures
+from clm_ray.data.life_counts import LifeCounts, bucket_lives
 from clm_ray.features.spec import FeatureSpec, Selection, click_feature_names, retention_feature_names
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US
@@ -56,7 +57,15 @@ def all_features(made: Recipe) -> FeatureSpec:
     return FeatureSpec(every(click_feature_names(made)), every(retention_feature_names(made)))
 
 
+def lives_of(log: Sequence[Row], made: Recipe) -> LifeCounts:
+    """The life cycle of all users of the log."""
+    table = table_of(log).sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
+    return bucket_lives(table, VOCABULARY, THRESHOLDS, frame=frame_for(log, made))
+
+
 def figures_of(counts: BucketFigures, log: Sequence[Row], made: Recipe, **more: Any) -> Figures:
     """The figures of these counts."""
     frame = frame_for(log, made)
-    return make_figures(counts, made, all_features(made), THRESHOLDS, frame=frame, catalogue=6, **more)
+    return make_figures(
+        counts, made, all_features(made), THRESHOLDS, lives_of(log, made), frame=frame, catalogue=6, **more
+    )

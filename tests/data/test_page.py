@@ -80,14 +80,21 @@ def test_the_page_needs_nothing_else() -> None:
 def test_every_part_has_a_picture_with_a_text_and_says_something() -> None:
     reader = read(render(report(), figures()))
     pictures = [a for tag, a in reader.tags if tag == "img"]
-    assert len(pictures) == 9
+    assert len(pictures) == 11
     for picture in pictures:
         assert len(picture["alt"] or "") > 20
         assert base64.b64decode((picture["src"] or "").removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
     for part in sections(report(), figures()):
         assert part.says
         assert all(text in reader.text for text in part.says)
-    for told in ("1,005", "rejected: unparsable time", "It ends in mid-week", "population stability", "Kaplan-Meier"):
+    for told in (
+        "1,005",
+        "rejected: unparsable time",
+        "It ends in mid-week",
+        "population stability",
+        "Kaplan-Meier",
+        "champions",
+    ):
         assert told.lower() in reader.text.lower()
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.evaluate.dataset import Dataset
-from clm_ray.evaluate.figures import RETENTION_BASELINES
+from clm_ray.evaluate.returning import RETENTION_BASELINES
 from clm_ray.model.inference import Scorer, UserRequest
 
 pytestmark = pytest.mark.ray
