@@ -26,6 +26,7 @@ COLOURS = {
     "user_knn": "#8c6d46",
     "recency": "#c0504d",
     "rfm": "#4f8f5b",
+    "boosting": "#d98a1f",
 }
 _POINTS = 400
 _MANY_EPOCHS = 25

@@ -140,7 +140,7 @@ def _baselines(
     if texts is None:
         notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")
     if fitted.retention and fitted.boosted is None:
-        notes.append(boosting.left_out())
+        notes.append(boosting.MISSING)
     notes += fit_retrieval(dataset, parts / RETRIEVAL, config=recipe.evaluate, say=say)
     return fitted, tuple(notes)
 

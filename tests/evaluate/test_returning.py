@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from clm_ray.evaluate.boosting import MISSING, fit_boosted, left_out
+from clm_ray.evaluate.boosting import MISSING, fit_boosted
 from clm_ray.evaluate.returning import return_report
 from clm_ray.evaluate.spending import fit_spend
 from clm_ray.metrics import calibration, click
@@ -95,11 +95,18 @@ def test_trees_learn_what_no_line_can_and_never_fall_with_the_days() -> None:
     assert fitted.active_within(x[:0]).shape == (0, 2)
 
 
+def test_a_horizon_of_one_outcome_has_its_rate() -> None:
+    pytest.importorskip("lightgbm")
+    x, bins, seen = _references(300)
+    fitted = fit_boosted(x, bin_R=np.ones_like(bins), seen_R=seen, bins=2)
+    assert fitted is not None
+    assert fitted.active_within(x[:3]) == pytest.approx(np.array([[0.5 / 301, 300.5 / 301]] * 3))
+
+
 def test_without_lightgbm_the_report_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     x, bins, seen = _references(50)
     assert fit_boosted(x, bin_R=bins, seen_R=seen, bins=2) is None
-    assert left_out() == MISSING
     assert "clm-ray[boosting]" in MISSING
 
 

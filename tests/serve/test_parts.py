@@ -13,8 +13,11 @@ from clm_ray.config.serve import RuleConfig, ServeConfig
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
 from clm_ray.features.history import EMPTY, History
+from clm_ray.lifecycle.stages import CODE
 from clm_ray.messages import RetentionAction
+from clm_ray.model.calibration import Calibration
 from clm_ray.model.inference import Scorer, UserRequest
+from clm_ray.model.retention_calibration import RetentionCalibration
 from clm_ray.policy.epochs import epoch_of
 from clm_ray.schema import DAY_US
 from clm_ray.serve.catalogue import open_catalogue, thresholds_of
@@ -137,6 +140,26 @@ def test_another_moment_is_another_profile(profiler: Profiler) -> None:
     early, now = profiled(profiler, ProfileAsk("ann", NOW - 20 * DAY_US, EMPTY), ProfileAsk("ann", NOW, EMPTY)).profiles
     assert (early.stage, early.events) == ("at_risk", 1)
     assert (now.stage, now.events) == ("established", 2)
+
+
+def test_the_chance_to_come_back_is_calibrated_by_the_stage_of_the_moment(
+    profiler: Profiler, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = [ProfileAsk("ann", NOW - 20 * DAY_US, EMPTY), ProfileAsk("ann", NOW, EMPTY)]
+    plain = [profile.chance_active for profile in profiled(profiler, *asks).profiles]
+    lower = RetentionCalibration(by_stage={"at_risk": Calibration("platt", 0.5, -2.0)})
+    monkeypatch.setattr(scorer, "retention", lower)
+    at_risk, established = profiled(profiler, *asks).profiles
+    assert established.chance_active == plain[1]
+    states = states_of(profiled(profiler, asks[0]).states)
+    within = scorer.survival(states, stage_B=np.array([CODE["at_risk"]], np.int8))
+    assert within is not None
+    assert at_risk.chance_active is not None
+    assert plain[0] is not None
+    for days in scorer.recipe.retention.report_days:
+        chance = at_risk.chance_active[str(days)]
+        assert chance == pytest.approx(float(within[0, scorer.recipe.retention.bin_ends.index(days)]), abs=1e-6)
+        assert chance < 0.9 * plain[0][str(days)]
 
 
 def test_a_batch_gives_what_single_asks_give(profiler: Profiler) -> None:
