@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from clm_ray.config.stages import STAGES
+from clm_ray.config.stages import STAGES, Stage
 from clm_ray.data.life_counts import LifeCounts
 from clm_ray.lifecycle.flows import OUTSIDE, Flows
 from clm_ray.lifecycle.rfm import SEGMENTS, cuts_of, points, segments
@@ -27,8 +27,8 @@ class StageDays:
 
     first: str
     thresholds: Mapping[str, float]
-    users: Mapping[str, tuple[int | None, ...]]
-    moves: Mapping[str, tuple[float | None, ...]]
+    users: Mapping[Stage, tuple[int | None, ...]]
+    moves: Mapping[Stage, tuple[float | None, ...]]
 
 
 @dataclass(frozen=True)
