@@ -224,8 +224,10 @@ def _figures(
 
 def _groups(dataset: Dataset, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Column → user → value, for the columns by which the policy compares groups."""
+    if not columns:
+        return {}
     users = pq.read_table(dataset.folder / "users.parquet", columns=["user_id", "categorical"]).to_pylist()
-    of = {row["user_id"]: dict(row["categorical"] or ()) for row in users} if columns else {}
+    of = {row["user_id"]: dict(row["categorical"] or ()) for row in users}
     return {name: {user: str(known[name]) for user, known in of.items() if name in known} for name in columns}
 
 
