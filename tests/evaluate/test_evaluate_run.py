@@ -62,6 +62,10 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
         roc_auc_score(known["outcome"], known["probability"])
     )
     assert figures["retention"]["7"]["model"]["auc"] > figures["retention"]["7"]["recency"]["auc"]
+    by_stage = figures["retention_slices"]["7"]
+    assert sum(one["rows"] for one in by_stage) == len(known)
+    assert {one["name"] for one in by_stage} == {f"stage {stage}" for stage in known["stage"].unique()}
+    assert figures["retention_lead"]["7"].keys() == figures["retention"]["7"].keys() - {"model"}
 
     lists = pq.read_table(folder / "catalogue_predictions.parquet").to_pandas()
     taken = lists[(lists["method"] == "model") & lists["taken"]]
@@ -73,7 +77,14 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
 
     assert any("| click: AUC" in text for text in said)
     report = (folder / "report.md").read_text()
-    for word in ("repurchase", "LR on frozen text vectors", "recency only", "Slices", "users with < 3 earlier events"):
+    for word in (
+        "repurchase",
+        "LR on frozen text vectors",
+        "recency only",
+        "Slices",
+        "users with < 3 earlier events",
+        "by stage",
+    ):
         assert word in report
     for word in (" ALS (implicit) |", " item-kNN |", "ALS, item-kNN: fitted on the", "(retrieval.png)"):
         assert word in report
