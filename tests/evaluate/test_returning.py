@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from clm_ray.evaluate.boosting import MISSING, fit_boosted
+from clm_ray.evaluate.outputs import SPENDS
+from clm_ray.evaluate.return_sections import return_sections, spend_section
 from clm_ray.evaluate.returning import return_report
-from clm_ray.evaluate.spending import fit_spend
+from clm_ray.evaluate.spending import fit_spend, spend_report
 from clm_ray.metrics import calibration, click
 
 USERS, TIMES = 60, 8
@@ -119,3 +121,21 @@ def test_least_squares_finds_spend_that_is_a_sum_and_never_falls_below_zero() ->
     assert fitted.expected(x) == pytest.approx(5.0 + 0.8 * money, rel=0.02, abs=0.5)
     assert (fitted.expected(x - 9.0) >= 0).all()
     assert fit_spend(x, np.full(2000, np.nan)) is None
+
+
+def test_the_report_has_the_lead_every_slice_and_the_tenths_of_spend() -> None:
+    found = return_report(_predictions(), bins=5)[28]
+    text = "\n".join(return_sections((7, 28), leads={28: found.lead}, slices={28: found.slices}))
+    assert "## Active within 28 days: model minus baseline" in text
+    assert "within 7 days" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| stage")]
+    assert len(rows) == 2 * len(found.methods)
+    assert f"{found.slices[0].methods['model'].auc:.4f}" in rows[0]
+    spend = np.arange(100.0)
+    table = pa.table({"spend": spend, SPENDS["model"]: spend, SPENDS["rfm_spend"]: spend[::-1]})
+    figures = spend_report(table)
+    assert (figures["model"].gini, figures["rfm_spend"].gini) == pytest.approx((1.0, -1.0))
+    (section, lines) = spend_section(figures, days=28)
+    assert "28 days" in section
+    assert len(lines.splitlines()) == 2 + 10
+    assert spend_section({}, days=28) == []
