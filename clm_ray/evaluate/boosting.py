@@ -27,6 +27,7 @@ _PARAMETERS = {
     "seed": 0,
     "deterministic": True,
     "force_col_wise": True,
+    "num_threads": 1,  # threads that wait for each other stand still where other work has the cores
     "verbosity": -1,
 }
 Floats = NDArray[np.float64]
