@@ -131,17 +131,13 @@ def stages_at(
     tenure = time - activity_time_N[0]
     returned = _returns(activity_time_N, thresholds.churned_days)[last]
     since_return = time - activity_time_N[returned]
-    code_Q[known_Q] = np.select(
-        [
-            silence >= _us(thresholds.churned_days),
-            silence >= _us(thresholds.at_risk_days),
-            (returned >= 0) & (since_return < _us(thresholds.reactivated_days)),
-            _unsettled(activity_time_N, thresholds)[last],
-            tenure < _us(thresholds.new_days),
-        ],
-        [CODE["churned"], CODE["at_risk"], CODE["reactivated"], CODE["at_risk"], CODE["new"]],
-        CODE["established"],
-    )
+    # From the last rule to the first, which counts most.
+    code = np.where(tenure < _us(thresholds.new_days), CODE["new"], CODE["established"])
+    code[_unsettled(activity_time_N, thresholds)[last]] = CODE["at_risk"]
+    code[(returned >= 0) & (since_return < _us(thresholds.reactivated_days))] = CODE["reactivated"]
+    code[silence >= _us(thresholds.at_risk_days)] = CODE["at_risk"]
+    code[silence >= _us(thresholds.churned_days)] = CODE["churned"]
+    code_Q[known_Q] = code
     return code_Q
 
 
@@ -168,7 +164,7 @@ def explain_stage(activity_time_N: NDArray[np.int64], time: int, *, thresholds: 
     past_N = activity_time_N[: np.searchsorted(activity_time_N, time, side="left")]
     if not len(past_N):
         return StageReason(stage, None, None, None, thresholds, "no activity so far")
-    returned = int(_returns(past_N, thresholds.churned_days)[-1])
+    returned = _last_return(past_N, thresholds.churned_days)
     last, first = (float(time - moment) / DAY_US for moment in (past_N[-1], past_N[0]))
     since_return = None if returned < 0 else float(time - past_N[returned]) / DAY_US
     text = {
@@ -185,7 +181,7 @@ def _risk(past_N: NDArray[np.int64], silence: float, thresholds: Thresholds) -> 
     """Why a user is at risk: silent, or back for too few days."""
     if silence >= thresholds.at_risk_days:
         return f"silent for {silence:.1f} days, at risk from {thresholds.at_risk_days:g}"
-    back = int(_returns(past_N, thresholds.at_risk_days)[-1])
+    back = _last_return(past_N, thresholds.at_risk_days)
     gap = float(past_N[back] - past_N[back - 1]) / DAY_US
     return (
         f"active {silence:.1f} days ago after {gap:.1f} days of silence; at risk until active on "
@@ -195,15 +191,25 @@ def _risk(past_N: NDArray[np.int64], silence: float, thresholds: Thresholds) -> 
 
 def _returns(activity_time_N: NDArray[np.int64], days: float) -> NDArray[np.int64]:
     """For each activity, the position of the latest one up to and including it that ended a silence of `days`, or -1."""
-    came_back = np.diff(activity_time_N, prepend=activity_time_N[:1]) >= _us(days)
-    return np.maximum.accumulate(np.where(came_back, np.arange(len(activity_time_N)), -1))
+    position = np.full(len(activity_time_N), -1)
+    came_back = np.flatnonzero(activity_time_N[1:] - activity_time_N[:-1] >= _us(days)) + 1
+    position[came_back] = came_back
+    return np.maximum.accumulate(position)
+
+
+def _last_return(past_N: NDArray[np.int64], days: float) -> int:
+    """The last one of `_returns`."""
+    came_back = np.flatnonzero(past_N[1:] - past_N[:-1] >= _us(days))
+    return int(came_back[-1]) + 1 if len(came_back) else -1
 
 
 def _unsettled(activity_time_N: NDArray[np.int64], thresholds: Thresholds) -> NDArray[np.bool_]:
     """For each activity: a user whose last one it is came back from a risk on fewer than `settled_days` days so far."""
     returned = _returns(activity_time_N, thresholds.at_risk_days)
     day = activity_time_N // DAY_US
-    active_days = np.cumsum(np.diff(day, prepend=day[:1] - 1) > 0)
+    active_days = np.ones(len(day), np.int64)
+    np.cumsum(day[1:] > day[:-1], out=active_days[1:])
+    active_days[1:] += 1
     return (returned >= 0) & (active_days - active_days[returned] + 1 < thresholds.settled_days)
 
 
