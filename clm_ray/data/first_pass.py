@@ -17,6 +17,9 @@ from clm_ray.features.history import History
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.schema import DAY_US
 
+_TOGETHER = 4_000_000
+"""Rows of parts that are held before they are added up."""
+
 
 @dataclass(frozen=True)
 class FirstPass:
@@ -34,22 +37,17 @@ def summarise_log(events: ray.data.Dataset, vocabulary: EventVocabulary, *, rows
         summary = _summarise(block, vocabulary, rows=rows)
         return pa.table({"summary": pa.array([pickle.dumps(summary)], pa.binary())})
 
-    taken = events.map_batches(summarise, batch_format="pyarrow", batch_size=None).take_all()
-    parts = [pickle.loads(row["summary"]) for row in taken]
-    parts = [p for p in parts if p["rows"]]
+    summaries = events.map_batches(summarise, batch_format="pyarrow", batch_size=None)
+    daily, parts = _Daily(), []
+    for row in summaries.iter_rows():
+        part = pickle.loads(row["summary"])
+        if part["rows"]:
+            daily.add(part.pop("daily"))
+            parts.append(part)
     if not parts:
         raise DataError("no event is left after cleaning", field="source", fix="look into the quarantine folder")
-    daily = (
-        pa.concat_tables([p["daily"] for p in parts])
-        .group_by(["item", "day"])
-        .aggregate([(name, "sum") for name in STATISTICS[2:]])
-    )
-    statistics = ItemStatistics.from_daily(
-        daily.column("item").to_numpy(),
-        daily.column("day").to_numpy(),
-        *(daily.column(f"{name}_sum").to_numpy() for name in STATISTICS[2:]),
-    )
-    if not daily.num_rows:
+    statistics = _statistics_of(daily.sums())
+    if not len(statistics.item_K):
         raise DataError(
             "no event carries a label", field="event_types", fix="give a type the role positive, or positive_from"
         )
@@ -61,6 +59,41 @@ def summarise_log(events: ray.data.Dataset, vocabulary: EventVocabulary, *, rows
         max((last for _, last in active), default=0),
         max(p["last"] for p in parts),
     )
+
+
+class _Daily:
+    """Adds up the daily sums of blocks a few at a time: an item is bought by users of every bucket, so that together the parts have many times the rows
+    of their sum."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._rows = 0
+
+    @staticmethod
+    def of(part: pa.Table) -> _Daily:
+        """Of one part."""
+        found = _Daily()
+        found.add(part)
+        return found
+
+    def add(self, part: pa.Table) -> None:
+        """Rows of item, day and the sums of STATISTICS."""
+        self._parts.append(part)
+        self._rows += part.num_rows
+        if self._rows > _TOGETHER + self._parts[0].num_rows:
+            self._parts = [self.sums()]
+            self._rows = self._parts[0].num_rows
+
+    def sums(self) -> pa.Table:
+        """One row per item and day."""
+        names = list(STATISTICS[2:])
+        found = pa.concat_tables(self._parts).group_by(["item", "day"]).aggregate([(name, "sum") for name in names])
+        return found.rename_columns([name.removesuffix("_sum") for name in found.column_names]).combine_chunks()
+
+
+def _statistics_of(daily: pa.Table) -> ItemStatistics:
+    item, day, *sums = (daily.column(name).to_numpy() for name in STATISTICS)
+    return ItemStatistics.from_daily(item, day, *sums)
 
 
 def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> dict[str, Any]:
@@ -84,13 +117,12 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
             "ratings": (~np.isnan(rating)).astype(np.float64),
             "rating_total": np.nan_to_num(rating),
         }
-    ).group_by(["item", "day"])
-    sums = daily.aggregate([(name, "sum") for name in STATISTICS[2:]])
+    )
     active = time[vocabulary.is_activity(history)]
     labelled = block.filter(pa.array(known)) if rows else block.slice(0, 0)
     return {
         "rows": block.num_rows,
-        "daily": sums.rename_columns([n.removesuffix("_sum") for n in sums.column_names]),
+        "daily": _Daily.of(daily).sums(),
         "labelled": labelled.select(["timestamp", "user_id", "item_id"]),
         "activity": (int(active.min()), int(active.max())) if len(active) else None,
         "last": int(time.max()),
