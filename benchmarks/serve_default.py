@@ -61,7 +61,7 @@ class RankerModel:
 
     def __init__(self, folder: Path) -> None:
         def open_release(release: Path) -> RankerRelease:
-            return RankerRelease(Scorer.open(release, threads=1), open_catalogue(release).shelf)
+            return RankerRelease.of(Scorer.open(release, threads=1), open_catalogue(release).shelf)
 
         self.ranker = Ranker(releases=Opened(folder, open_release=open_release))
         self.release = folder.name

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -33,8 +33,8 @@ from clm_ray.store.clock import open_clock
 from clm_ray.store.store import open_store
 
 
-def gateway_of(workspace: Workspace) -> Gateway:
-    """The gateway with its parts in the same process; the model is there once."""
+def gateway_of(workspace: Workspace, *, way: Callable[[Hops], Hops] = lambda hops: hops) -> Gateway:
+    """The gateway with its parts in the same process; the model is there once. `way`: may put something between them."""
     args = production_args()
     folder = workspace.current("releases")
     store = open_store(workspace.store_url)
@@ -46,19 +46,21 @@ def gateway_of(workspace: Workspace) -> Gateway:
         return known
 
     profiler = Profiler(releases=Opened(folder, open_release=profiler_release), store=store)
-    ranking = RankerRelease(scorer, served.shelf)
+    ranking = RankerRelease.of(scorer, served.shelf)
     ranker = Ranker(releases=Opened(folder, open_release=lambda _: ranking))
     retention = Retention(releases=Opened(folder, open_release=open_retention), store=store)
     return Gateway(
         served=served,
         store=store,
         clock=open_clock(store, kind=served.recipe.serve.clock),
-        hops=Hops(
-            profile=profiler.profile,
-            rank=ranker.rank,
-            explain=profiler.explain,
-            retain=retention.retain,
-            loaded={"profiler": profiler.loaded, "ranker": ranker.loaded, "retention": retention.loaded},
+        hops=way(
+            Hops(
+                profile=profiler.profile,
+                rank=ranker.rank,
+                explain=profiler.explain,
+                retain=retention.retain,
+                loaded={"profiler": profiler.loaded, "ranker": ranker.loaded, "retention": retention.loaded},
+            )
         ),
         coalesce=args.coalesce,
         timeouts=args.timeouts,

@@ -31,11 +31,13 @@ from clm_ray.serve.args import AppArgs
 PRODUCTION = Path(__file__).parents[1] / "serve_configs" / "production.yaml"
 
 
-def production_args(**changes: Any) -> AppArgs:
-    """The arguments of production.yaml with one replica of each part, which shares the cores instead of reserving them."""
+def production_args(*, replicas: int = 1, **changes: Any) -> AppArgs:
+    """The arguments of production.yaml with one replica of each part (`replicas` of profiler, ranker and retention), which share the cores instead of
+    reserving them."""
     args = yaml.safe_load(PRODUCTION.read_text(encoding="utf-8"))["applications"][0]["args"]
     for part in ("gateway", "profiler", "ranker", "retention"):
-        args[part] |= {"min_replicas": 1, "max_replicas": 1, "num_cpus": 0.0}
+        count = 1 if part == "gateway" else replicas
+        args[part] |= {"min_replicas": count, "max_replicas": count, "num_cpus": 0.0}
     # A machine with two cores has no room for the tight deadlines of a cluster: nothing may be left out of an answer that is measured.
     args["timeouts"] = {"profiler_s": 10.0, "ranker_s": 10.0, "retention_s": 10.0, "store_s": 10.0}
     return AppArgs(**(args | changes))
@@ -46,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--root", required=True)
     options.add_argument("--port", type=int, default=8000)
+    options.add_argument(
+        "--replicas", type=int, default=1, help="of profiler, ranker and retention (default: %(default)s)"
+    )
     args = options.parse_args(argv)
     import ray
 
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        deploy(args.root, port=args.port, args=production_args())
+        deploy(args.root, port=args.port, args=production_args(replicas=args.replicas))
         print("ready", flush=True)
         sys.stdin.read()
     finally:
