@@ -119,7 +119,8 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
         }
     )
     active = time[vocabulary.is_activity(history)]
-    labelled = block.filter(pa.array(known)) if rows else block.slice(0, 0)
+    # Not a slice of no rows, which travels with all that it is a slice of.
+    labelled = block.filter(pa.array(known)) if rows else block.schema.empty_table()
     return {
         "rows": block.num_rows,
         "daily": _Daily.of(daily).sums(),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_logs import START, Row, recipe, table_of
 
 from clm_ray.data import first_pass
+from clm_ray.features.events import EventVocabulary
 from clm_ray.features.statistics import STATISTICS
+
+
+def test_what_a_block_says_does_not_grow_with_its_events_where_no_rows_are_asked_for() -> None:
+    vocabulary = EventVocabulary(recipe().event_types)
+    sizes = []
+    for events in (50, 5_000):
+        log = [Row(f"u{n}", START + n, "purchase", 1 + n % 3, 1.0, number=n) for n in range(events)]
+        sizes.append(len(pickle.dumps(first_pass._summarise(table_of(log), vocabulary, rows=False))))
+    assert sizes[1] < 1.5 * sizes[0]
 
 
 def part(seed: int) -> pa.Table:
