@@ -14,7 +14,7 @@ import pytest
 
 from clm_ray.client import AsyncClient, Client
 from clm_ray.errors import ConflictError, EndpointError, ForbiddenError, OverloadedError, RequestError
-from clm_ray.messages import MAX_EVENTS, Event, Problem
+from clm_ray.messages import MAX_EVENTS, Event, Filters, Problem, RankRequest, RecommendRequest
 
 VERSION: dict[str, Any] = {
     "name": "clm_ray",
@@ -256,6 +256,26 @@ def test_all_pages_come_together() -> None:
     assert [record.data["n"] for record in endpoint.client().export_user("a/b")] == [0, 1, 2]
     assert [request.url.params.get("cursor") for request in endpoint.requests] == [None, "a", "b"]
     assert endpoint.requests[0].url.raw_path == b"/v1/users/a%2Fb/export"
+
+
+@pytest.mark.parametrize(("method", "message"), [("recommend", RecommendRequest), ("rank", RankRequest)])
+def test_whatever_may_be_asked_can_be_asked_by_the_client(method: str, message: type[RankRequest]) -> None:
+    arguments = {name for name in inspect.signature(getattr(Client, method)).parameters if name != "self"}
+    assert arguments - {"idempotency_key"} == set(message.model_fields)
+
+
+def test_filters_and_the_shape_of_the_slate_are_sent() -> None:
+    ranking = {"user_id": "ann", "time": 1, "release": "r1", "items": [], "degraded": []}
+    endpoint = Endpoint(*[httpx.Response(200, json=ranking)] * 2)
+    client = endpoint.client()
+    client.rank("ann", filters=Filters(deny=["7"]), diversity=0.3, stage_strategy=False)
+    client.rank("ann", filters={"flags": ["new"]})
+    sent = [json.loads(request.content) for request in endpoint.requests]
+    assert [body["filters"].get("deny") for body in sent] == [["7"], None]
+    assert (sent[0]["diversity"], sent[0]["stage_strategy"]) == (0.3, False)
+    assert sent[1]["filters"] == {"flags": ["new"]}
+    for body in sent:
+        RankRequest.model_validate(body)
 
 
 def test_both_clients_have_the_same_methods_with_their_descriptions() -> None:

@@ -21,6 +21,7 @@ from clm_ray.messages import (
     BatchAnswer,
     Event,
     EventsAnswer,
+    Filters,
     Ranking,
     Readiness,
     RecentEvent,
@@ -61,6 +62,9 @@ def recommend(
     candidates: Sequence[str] | None = None,
     unknown_items: str = "refuse",
     k: int | None = None,
+    filters: Filters | Mapping[str, Any] | None = None,
+    diversity: float | None = None,
+    stage_strategy: bool = True,
     context: Mapping[str, str] | None = None,
     recent_events: Iterable[RecentEvent | Mapping[str, Any]] = (),
     explain: bool = False,
@@ -75,7 +79,21 @@ def recommend(
     """
     body = {
         **_rank_body(
-            user_id, anonymous, candidates, unknown_items, k, recent_events, explain, deadline_ms, debug, as_of
+            {
+                "user_id": user_id,
+                "anonymous": anonymous,
+                "unknown_items": unknown_items,
+                "k": k,
+                "diversity": diversity,
+                "stage_strategy": stage_strategy,
+                "explain": explain,
+                "deadline_ms": deadline_ms,
+                "debug": debug,
+            },
+            candidates=candidates,
+            filters=filters,
+            recent_events=recent_events,
+            as_of=as_of,
         ),
         "context": dict(context or {}),
     }
@@ -97,6 +115,9 @@ def rank(
     candidates: Sequence[str] | None = None,
     unknown_items: str = "refuse",
     k: int | None = None,
+    filters: Filters | Mapping[str, Any] | None = None,
+    diversity: float | None = None,
+    stage_strategy: bool = True,
     recent_events: Iterable[RecentEvent | Mapping[str, Any]] = (),
     explain: bool = False,
     deadline_ms: int | None = None,
@@ -105,7 +126,21 @@ def rank(
 ) -> Flow[Ranking]:
     """Items in order for a user: no decision, nothing logged; the fields of `RankRequest`."""
     body = _rank_body(
-        user_id, anonymous, candidates, unknown_items, k, recent_events, explain, deadline_ms, debug, as_of
+        {
+            "user_id": user_id,
+            "anonymous": anonymous,
+            "unknown_items": unknown_items,
+            "k": k,
+            "diversity": diversity,
+            "stage_strategy": stage_strategy,
+            "explain": explain,
+            "deadline_ms": deadline_ms,
+            "debug": debug,
+        },
+        candidates=candidates,
+        filters=filters,
+        recent_events=recent_events,
+        as_of=as_of,
     )
     return _read((yield Call("POST", "/v1/rank", body=body)), Ranking)
 
@@ -195,27 +230,17 @@ def ready() -> Flow[Readiness]:
 
 
 def _rank_body(
-    user_id: str | None,
-    anonymous: bool,
+    plain: dict[str, str | float | bool | None],
+    *,
     candidates: Sequence[str] | None,
-    unknown_items: str,
-    k: int | None,
+    filters: Filters | Mapping[str, Any] | None,
     recent_events: Iterable[RecentEvent | Mapping[str, Any]],
-    explain: bool,
-    deadline_ms: int | None,
-    debug: bool,
     as_of: Moment | None,
 ) -> dict[str, Any]:
-    return {
-        "user_id": user_id,
-        "anonymous": anonymous,
+    return plain | {
         "candidates": None if candidates is None else list(candidates),
-        "unknown_items": unknown_items,
-        "k": k,
+        "filters": None if filters is None else _plain(filters),
         "recent_events": [_plain(event) for event in recent_events],
-        "explain": explain,
-        "deadline_ms": deadline_ms,
-        "debug": debug,
         "as_of": _moment(as_of, field="as_of"),
     }
 
