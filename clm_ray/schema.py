@@ -50,6 +50,15 @@ ITEMS = pa.schema(
 """The catalogue. Row 0 is the reserved unknown item (empty id); the others are sorted by id. `vectors`: what else is known about an
 item (of its picture, its place in a knowledge graph), of one length throughout; null where an item has none."""
 
+CHANGED_ITEMS = pa.schema(
+    [
+        pa.field("changed_at", TIMESTAMP, nullable=False),
+        pa.field("deleted", pa.bool_(), nullable=False),
+        *(field.with_nullable(field.name != "item_id") for field in ITEMS),
+    ]
+)
+"""Items that were put or deleted over HTTP, as the endpoint's store has them; of a deleted one its id alone."""
+
 USERS = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),

@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in done.parts:
         print(f"wrote {workspace.feedback}/events/{name}")
     print(f"{done.events} events, {done.impressions} impressions of {done.slate_items} items since the last run")
+    if done.changed_items:
+        print(f"{done.changed_items} items that were put or deleted over HTTP, for the next dataset's catalogue")
 
 
 if __name__ == "__main__":

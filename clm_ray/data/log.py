@@ -21,6 +21,7 @@ import ray.data
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import POINTER, Workspace
+from clm_ray.data.changed_items import read_changed_items, with_changed_items
 from clm_ray.data.clean import CLEANED, ERASED, HIDDEN, IN_FUTURE
 from clm_ray.data.duplicates import DUPLICATE
 from clm_ray.data.manifest import read_manifest
@@ -34,7 +35,7 @@ from clm_ray.data.subjects import Subjects, read_tombstones
 from clm_ray.data.summary import SUMMARY, Summary, summarise, summarise_block
 from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError, SchemaError
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
-from clm_ray.schema import EVENTS, ITEMS, QUARANTINE, USERS
+from clm_ray.schema import CHANGED_ITEMS, EVENTS, ITEMS, QUARANTINE, USERS
 
 READERS: dict[str, Callable[..., Source]] = {
     "complete_journey": read_complete_journey,
@@ -125,7 +126,11 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     for table in (source.kept for source in sources if source.kept):
         # What lies in the future now will not always: such a log is read again.
         table.abandon() if summary.reasons.get(IN_FUTURE) else table.commit()
-    items, unlisted = complete_items(main.items, named=_named_items(summary.items, availability))
+    changed = (
+        read_changed_items(workspace.feedback / "items") if recipe.source.feedback else CHANGED_ITEMS.empty_table()
+    )
+    named = _named_items(summary.items, availability)
+    items, missing = complete_items(with_changed_items(main.items, changed), named=named)
     listed = None if main.users is None else _known_as(main.users, subjects, seen=summary.users)
     users = complete_users(listed, named=summary.users, consent=main.default_consent)
     side = [_shown(source.rejected, subjects) for source in sources if source.rejected is not None]
@@ -135,7 +140,7 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
         users=users,
         availability=availability,
         quarantine=pa.concat_tables([_quarantine(_collect(settled, _rejected), files=files), *side]),
-        counts=_counts(summary, side=side, main_files=len(main.files), unlisted=unlisted),
+        counts=_counts(summary, side=side, main_files=len(main.files), unlisted=0 if main.items is None else missing),
     )
 
 
@@ -144,7 +149,7 @@ def complete_items(items: pa.Table | None, *, named: pa.Array) -> tuple[pa.Table
     listed = ITEMS.empty_table() if items is None else items
     missing = named.filter(pc.invert(pc.is_in(named, value_set=listed.column("item_id"))))
     table = pa.concat_tables([listed, _bare_items(missing)]).sort_by("item_id")
-    return pa.concat_tables([_bare_items(pa.array([""])), table]).combine_chunks(), 0 if items is None else len(missing)
+    return pa.concat_tables([_bare_items(pa.array([""])), table]).combine_chunks(), len(missing)
 
 
 def complete_users(users: pa.Table | None, *, named: pa.Array, consent: bool) -> pa.Table:

@@ -2,11 +2,13 @@
 
     FOLDER/events/part-STORE-E-S.parquet         schema.EVENTS: clients' events, and one impression event per served slate
     FOLDER/availability/part-STORE-E-S.parquet   schema.AVAILABILITY: the items of each slate, in slot "decision:<decision_id>"
+    FOLDER/items/part-STORE.parquet              schema.CHANGED_ITEMS: all items that were put or deleted over HTTP, as they are now
 
 STORE is a random id of the store: a fresh store counts from 1 again, and must not write over what an earlier one left. E and S are the
 last `seq` of events and slates that the part holds, so a name says what is in the file. A part is planned
 (and the plan stored) before it is written, and the watermark moves after it is safely on disk: whoever finds an unfinished
-plan writes the same rows to the same name again. Running twice writes nothing new; a crash loses and doubles nothing.
+plan writes the same rows to the same name again. Running twice writes nothing new; a crash loses and doubles nothing. The items are few: their file
+is written whole each time.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Table, func, select
 
-from clm_ray.schema import AVAILABILITY, EVENTS, slate_slot
-from clm_ray.store import tables
+from clm_ray.schema import AVAILABILITY, CHANGED_ITEMS, EVENTS, slate_slot
+from clm_ray.store import items, tables
 from clm_ray.store.engine import Lock, hold
 from clm_ray.store.records import ServedSlate
 from clm_ray.store.settings import get_setting, put_setting
@@ -42,12 +44,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Compacted:
-    """What one run wrote."""
+    """What one run wrote. changed_items: how many were ever put or deleted."""
 
     parts: tuple[str, ...]
     events: int
     impressions: int
     slate_items: int
+    changed_items: int = 0
 
 
 def compact(store: Store, folder: Path, *, impression_event: str, rows_per_part: int = 200_000) -> Compacted:
@@ -55,7 +58,8 @@ def compact(store: Store, folder: Path, *, impression_event: str, rows_per_part:
 
     `impression_event`: event type of the impressions (recipe.serve.impression_event). Slates without items are not impressions.
     """
-    store_id, done = store.id(), Compacted((), 0, 0, 0)
+    store_id = store.id()
+    done = Compacted((), 0, 0, 0, changed_items=_write_items(store, folder / "items" / f"part-{store_id}.parquet"))
     while (planned := _plan(store, rows_per_part)) is not None:
         after, upto = planned
         name = f"part-{store_id}-{upto.events:012d}-{upto.slates:012d}.parquet"
@@ -73,8 +77,24 @@ def compact(store: Store, folder: Path, *, impression_event: str, rows_per_part:
             events=done.events + len(events["event_id"]),
             impressions=done.impressions + len(slates),
             slate_items=done.slate_items + len(availability["slot"]),
+            changed_items=done.changed_items,
         )
     return done
+
+
+def _write_items(store: Store, path: Path) -> int:
+    with store.reading() as connection:
+        changed = items.every(connection)
+    rows = [
+        {"item_id": item_id, "changed_at": at, "deleted": item is None, **({} if item is None else asdict(item))}
+        for item_id, at, item in changed
+    ]
+    for row in rows:
+        row["numeric"] = list(row["numeric"].items()) if "numeric" in row else None
+    columns = {name: [row.get(name) for row in rows] for name in CHANGED_ITEMS.names}
+    if rows:
+        _write(pa.table(columns, schema=CHANGED_ITEMS), path)
+    return len(rows)
 
 
 def _plan(store: Store, rows: int) -> tuple[Mark, Mark] | None:

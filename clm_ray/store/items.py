@@ -142,6 +142,16 @@ def page(connection: Connection, *, after: str, limit: int) -> list[ChangedItem]
     return [_item(*row, None) for row in connection.execute(query.order_by(items.item_id).limit(limit)).all()]
 
 
+def every(connection: Connection) -> list[tuple[str, int, PutItem | None]]:
+    """All that were ever put or deleted, by id: (item id, when last, µs; what it is, None where it was deleted)."""
+    items = CHANGED_ITEMS.c
+    query = select(items.item_id, items.updated_at, items.record).order_by(items.item_id)
+    return [
+        (item_id, at, None if record is None else PutItem.from_json(record))
+        for item_id, at, record in connection.execute(query)
+    ]
+
+
 def _item(number: int, item_id: str, version: int, record: str | None, vector: bytes | None) -> ChangedItem:
     item = None if record is None else PutItem.from_json(record)
     return ChangedItem(number, item_id, version, item, vector)

@@ -17,7 +17,7 @@ from clm_ray.config.recipe import recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.data.log import REJECTED_FILE, Log, read_log
 from clm_ray.errors import ConfigError, DataError, QuarantineError, SchemaError
-from clm_ray.schema import AVAILABILITY, EVENTS, ITEMS, QUARANTINE, USERS, validate
+from clm_ray.schema import AVAILABILITY, CHANGED_ITEMS, EVENTS, ITEMS, QUARANTINE, USERS, validate
 
 NOW_US = round(dt.datetime(2024, 6, 1, tzinfo=dt.UTC).timestamp() * 1e6)
 CSV_HEADER = "event_id,user_id,item_id,event_type,timestamp,value"
@@ -293,8 +293,13 @@ def write_feedback(workspace: Workspace) -> None:
         {"event_id": "f2", "context": [("slot", "decision:d1")], "decision_id": "d1", **shown},
         {"event_id": "e1", "context": [], "timestamp": dt.datetime(2024, 5, 1, 10, 0, 1, tzinfo=dt.UTC), **from_log},
     ]
+    put = [
+        {"item_id": name, "changed_at": moment, "deleted": False, "text": f"put {name}", "categories": ["fresh"]}
+        for name in ("new", "unasked")
+    ]
     for name, table in (
         ("events", pa.Table.from_pylist(rows, EVENTS)),
+        ("items", pa.Table.from_pylist(put, CHANGED_ITEMS)),
         (
             "availability",
             pa.Table.from_pylist([{"slot": "decision:d1", "item_id": i} for i in ("new", "i1")], AVAILABILITY),
@@ -318,9 +323,11 @@ def test_feedback_joins_the_log(ray_session, read, workspace, tmp_path):
         {"slot": "decision:d1", "item_id": "new"},
         {"slot": "decision:d1", "item_id": "i1"},
     ]
-    assert "new" in log.items["item_id"].to_pylist()
+    texts = dict(zip(log.items["item_id"].to_pylist(), log.items["text"].to_pylist(), strict=True))
+    assert (texts["new"], texts["unasked"], texts["i1"]) == ("put new", "put unasked", "i1")
     without = read(path, source={"feedback": False})
     assert (without.counts.kept, without.availability) == (10, None)
+    assert "unasked" not in without.items["item_id"].to_pylist()
 
 
 @pytest.mark.ray
