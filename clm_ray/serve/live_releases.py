@@ -18,12 +18,12 @@ class LiveReleases:
         self, served: ServedCatalogue, *, challenger: Challenger | None = None, store: Store, clock: Clock
     ) -> None:
         self._challenger = challenger
-        self.names = [one.release for one in (served, *([challenger.served] if challenger else []))]
-        """The served one first."""
         self._lives = {
             one.release: LiveItems(one, release=one.release, store=store, amend=amended_catalogue, now=clock.now_us)
             for one in (served, *([challenger.served] if challenger else []))
         }
+        self.names = list(self._lives)
+        """The served one first."""
 
     @property
     def served(self) -> ServedCatalogue:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.serve import FreshnessConfig
-from clm_ray.config.stages import Stage
+from clm_ray.config.stages import STAGES, Stage
 from clm_ray.config.strategy import StageStrategy
 from clm_ray.model.inference import Scorer, UserState, own_items
 from clm_ray.serve.drift import ScoreWatch
@@ -34,13 +34,16 @@ class RankerRelease:
     scorer: Scorer
     shelf: Shelf
     near: NearCategories | None = None
-    """Of the catalogue as it was published; None: no item is adjacent to anything."""
+    """Of the catalogue as it was published; None: no strategy asks for what is adjacent."""
 
     @staticmethod
     def of(scorer: Scorer, shelf: Shelf) -> RankerRelease:
-        """With the categories that lie next to each other."""
-        most = scorer.recipe.strategy.near_categories
-        return RankerRelease(scorer, shelf, NearCategories.of(scorer.items, scorer.item_vectors, most=most))
+        """With the categories that lie next to each other, where a strategy asks for what is adjacent."""
+        strategy = scorer.recipe.strategy
+        if not strategy.enabled or not any(strategy.of(stage).adjacent_share for stage in STAGES):
+            return RankerRelease(scorer, shelf)
+        near = NearCategories.of(scorer.items, scorer.item_vectors, most=strategy.near_categories)
+        return RankerRelease(scorer, shelf, near)
 
 
 class Ranker:

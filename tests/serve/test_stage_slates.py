@@ -96,6 +96,20 @@ def ranked(
     return slate(RankerRelease(told, shelf, near), state, ROWS, LOGITS, k=k, wish=wish, stage=stage)
 
 
+def test_near_categories_are_sought_only_where_a_strategy_asks_for_them(
+    scorer: Scorer, served: ServedCatalogue
+) -> None:
+    def release(recipe: Recipe) -> RankerRelease:
+        told = copy.copy(scorer)
+        told.recipe = recipe
+        return RankerRelease.of(told, served.shelf)
+
+    assert release(strategic()).near is not None
+    assert release(strategic(enabled=False)).near is None
+    assert release(strategic(established={"adjacent_share": 0.0})).near is None
+    assert release(strategic(established={"adjacent_share": 0.0}, churned={"adjacent_share": 0.1})).near is not None
+
+
 def test_without_a_strategy_the_most_likely_come_first(scorer: Scorer, served: ServedCatalogue) -> None:
     for recipe, stage in ((strategic(), None), (strategic(enabled=False), "prospect")):
         found = ranked(scorer, served, recipe, stage)  # type: ignore[arg-type]
