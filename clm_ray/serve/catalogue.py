@@ -64,7 +64,7 @@ class ServedCatalogue:
 
     def popular(self, stage: str | None) -> NDArray[np.int32]:
         """As `Popular.rows`."""
-        return Popular(self.popular_I, self.popular_at).rows(stage)
+        return self._popular.rows(stage)
 
     def popular_place(self, stage: str | None) -> NDArray[np.int64]:
         """place_I: of each row of the catalogue in `popular`; those that are not in it come last."""
@@ -77,14 +77,17 @@ class ServedCatalogue:
         return self._places[at]
 
     @cached_property
+    def _popular(self) -> Popular:
+        return Popular(self.popular_I, self.popular_at)
+
+    @cached_property
     def _places(self) -> dict[str | None, NDArray[np.int64]]:
         return {}
 
     @cached_property
     def shelf(self) -> Shelf:
         """Which items may be shown, and what moves them."""
-        popular = Popular(self.popular_I, self.popular_at)
-        return self.amended_shelf or Shelf.build(self.catalogue, self.stock, self.recipe.serve, popular=popular)
+        return self.amended_shelf or Shelf.build(self.catalogue, self.stock, self.recipe.serve, popular=self._popular)
 
     @cached_property
     def rules(self) -> Rules:
