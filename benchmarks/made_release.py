@@ -57,6 +57,8 @@ def make_release(workspace: Workspace, recipe: Recipe, *, items: int, users: int
             ((h, [f"{h.user_id}-{n}" for n in range(len(h))]) for h in _histories(ids, users, events, rng)),
             dataset=name,
         )
+        if recipe.serve.clock == "log_end":
+            store.set_clock_offset_once(NOW_US - time.time_ns() // 1000)
     return folder
 
 
