@@ -1,6 +1,6 @@
 """Who comes back within 28 days: our retention head beside recency, logistic regression and boosted trees on The Complete Journey.
 
-    python -m benchmarks.retention [--only selection test]
+    python -m benchmarks.retention [--only selection test] [--settings NAME ...]
 
 References every 7 days of users with a purchase within the last 91 days. `selection` chooses the settings: trained up to day 210 and calibrated up
 to day 238 of 2017, judged on references of the days 238 to 266, whose labels end before day 294. `test` trains with the settings chosen on what
@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     options.add_argument(
+        "--settings", nargs="+", choices=tuple(RETENTION), help="of the selection, beside the rows that are there"
+    )
+    options.add_argument(
         "--root", default="workspaces/retention", help="folder for data and runs (default: %(default)s)"
     )
     args = options.parse_args(argv)
@@ -65,15 +68,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_ray()
     root = Path(args.root).resolve()
     if "selection" in args.only:
-        _select(root)
+        _select(root, args.settings)
     if "test" in args.only:
         _test(root)
 
 
-def _select(root: Path) -> None:
+def _select(root: Path, settings: Sequence[str] | None) -> None:
     data = prepared("complete_journey", root / "selection", (*RETENTION_DATA, *SELECTION_CUTS))
-    rows: dict[str, Any] = {}
-    for name, overrides in RETENTION.items():
+    rows: dict[str, Any] = figures_of("retention").get("selection", {}) if settings else {}
+    for name in settings or RETENTION:
+        overrides = RETENTION[name]
         asked = Asked.of(_predictions(data, overrides, baselines=name == next(iter(RETENTION))), days=SELECTED)
         rows[name] = figures(asked.outcome_R, asked.scores[MODEL])
         rows |= {other: figures(asked.outcome_R, p_R) for other, p_R in asked.scores.items() if other != MODEL}
