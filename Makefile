@@ -33,6 +33,7 @@ lint: install
 	$(VENV)/bin/ruff format --check -q clm_ray jobs benchmarks tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	! find tests -name "*.py" ! -name conftest.py -printf "%f\n" | sort | uniq -d | grep .  # a name of its own for each test file and each helper
 
 test: lint
 	$(VENV)/bin/pytest -q -m "not ray and not chaos and not slow"
