@@ -62,8 +62,13 @@ def report(name: str = "made", reason: str = "unparsable time") -> DataReport:
     return DataReport(name, f"About {name}.", counts, 30, 10, 0.25, RATES, None)
 
 
-def test_the_page_needs_nothing_else() -> None:
-    page = render(report(), figures())
+@pytest.fixture(scope="module")
+def page() -> str:
+    """The page of the made log. Its pictures take a second to draw."""
+    return render(report(), figures())
+
+
+def test_the_page_needs_nothing_else(page: str) -> None:
     reader = read(page)
     assert "Data report: made" in re.findall("<title>(.*)</title>", page)
     assert not re.search("https?://", page)
@@ -77,8 +82,8 @@ def test_the_page_needs_nothing_else() -> None:
     assert anchors == {f"#{a['id']}" for tag, a in reader.tags if tag == "section"}
 
 
-def test_every_part_has_a_picture_with_a_text_and_says_something() -> None:
-    reader = read(render(report(), figures()))
+def test_every_part_has_a_picture_with_a_text_and_says_something(page: str) -> None:
+    reader = read(page)
     pictures = [a for tag, a in reader.tags if tag == "img"]
     assert len(pictures) == 11
     for picture in pictures:
@@ -113,8 +118,8 @@ def test_names_from_outside_are_text_and_nothing_else() -> None:
     assert HOSTILE in reader.text
 
 
-def test_the_page_is_the_same_each_time() -> None:
-    assert render(report(), figures()) == render(report(), figures())
+def test_the_page_is_the_same_each_time(page: str) -> None:
+    assert render(report(), figures()) == page
 
 
 def test_what_does_not_apply_is_a_line_instead_of_a_picture() -> None:
@@ -135,15 +140,14 @@ def test_what_does_not_apply_is_a_line_instead_of_a_picture() -> None:
         assert told in text
 
 
-def test_it_says_that_small_groups_are_hidden() -> None:
+def test_it_says_that_small_groups_are_hidden(page: str) -> None:
     assert "Groups of fewer than 3 users are hidden." in render(report(), figures(min_users=3))
-    assert "are hidden" not in render(report(), figures())
+    assert "are hidden" not in page
 
 
-def test_no_user_is_on_the_page() -> None:
-    page = render(report(), figures()) + figures().to_json()
+def test_no_user_is_on_the_page(page: str) -> None:
     for user in USERS:
-        assert not re.search(rf"\b{user}\b", page)
+        assert not re.search(rf"\b{user}\b", page + figures().to_json())
 
 
 def test_readings_follow_the_figures() -> None:

@@ -25,9 +25,9 @@ from clm_ray.serve.popular import popular_rows
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    made = Workspace(tmp_path / "shop")
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    made = Workspace(tmp_path_factory.mktemp("shop"))
     write_release(made, "r1", seed=1)
     write_release(made, "r2", seed=2)
     return made
