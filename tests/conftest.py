@@ -1,15 +1,18 @@
-"""Shared fixtures: one Ray session for all integration tests, one trained shop, hubs switched off."""
+"""Shared fixtures: a fresh store, one Ray session for all integration tests, one trained shop, hubs switched off."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from shop_loop import Shop, set_up_shop
 
 from benchmarks.postgres import running_postgres
+from clm_ray.store.store import Store, open_store
 
 # The gate draws the same examples each time; a developer's runs draw new ones.
 settings.register_profile("clm_ray", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -38,6 +41,21 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a store with nothing in its tables. To be copied: making the tables costs more than most tests."""
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    open_store(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> Iterator[Store]:
+    """A fresh store, `store.db` in the test's folder."""
+    with open_store(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'store.db')}") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

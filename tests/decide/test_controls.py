@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from made_policy import DAY, MONDAY, NOW, policy, run, user
 
@@ -25,14 +22,7 @@ from clm_ray.errors import ConfigError, StoreError
 from clm_ray.store.audit import verify
 from clm_ray.store.contacts import put_channel_consents
 from clm_ray.store.records import RetentionDecision, UserOverlay
-from clm_ray.store.store import Store, open_store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-        yield opened
-
+from clm_ray.store.store import Store
 
 ALWAYS = policy(floor=0.0, uniform_share=0.0, temperature=1e-3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -54,12 +53,6 @@ def policy(**changes: object) -> PolicyConfig:
 
 EVERYONE = policy()
 _examples = count()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-        yield opened
 
 
 def user(name: str, *, stage: Stage = "at_risk", consent: bool = True, timezone: str = "UTC") -> DecisionInput:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from made_policy import DAY, NOW, event, policy, run, user
 
 from clm_ray.config.policy import PolicyConfig
@@ -18,16 +16,10 @@ from clm_ray.decide.outcomes import follow
 from clm_ray.decide.review import review, write_review
 from clm_ray.decide.watch import learn_uplifts, watch, watch_if_due
 from clm_ray.store.records import ServedSlate
-from clm_ray.store.store import Store, open_store
+from clm_ray.store.store import Store
 
 ACTIVITY = frozenset({"purchase"})
 DUE = NOW + 29 * DAY
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-        yield opened
 
 
 def half(**more: object) -> PolicyConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.http import build_http
 from clm_ray.store.clock import Clock
-from clm_ray.store.store import Store, open_store
+from clm_ray.store.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +49,6 @@ def served(recipe: Recipe) -> ServedCatalogue:
         vocabulary=EventVocabulary(recipe.event_types),
         popular_I=np.arange(9, 0, -1, dtype=np.int32),
     )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture
