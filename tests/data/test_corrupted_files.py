@@ -28,6 +28,10 @@ RULES = Rules(
     buckets=4,
 )
 NAMES = ("user_id", "item_id", "event_type", "timestamp", "value")
+FEW, MANY = (
+    settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    for examples in (30, 150)
+)
 _GARBAGE = st.one_of(
     st.binary(max_size=30),
     st.sampled_from(
@@ -50,9 +54,21 @@ def _line(row: int, format: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEW
 @given(data=st.data())
 def test_damage_costs_the_damaged_lines_alone(tmp_path: Path, format: str, data: st.DataObject) -> None:
+    _damage_lines(tmp_path, format, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+@MANY
+@given(data=st.data())
+def test_much_damage_costs_the_damaged_lines_alone(tmp_path: Path, format: str, data: st.DataObject) -> None:
+    _damage_lines(tmp_path, format, data)
+
+
+def _damage_lines(folder: Path, format: str, data: st.DataObject) -> None:
     lines = [_line(row, format) for row in range(ROWS)]
     damaged = data.draw(st.sets(st.integers(0, ROWS - 1), max_size=3), label="damaged")
     for row in damaged:
@@ -62,7 +78,7 @@ def test_damage_costs_the_damaged_lines_alone(tmp_path: Path, format: str, data:
         lines[row] = line[:first] + garbage + line[last:]
     # Quotes that open in one damaged line and close in the next one make one record of all lines in between, which then are none of their own.
     between = range(min(damaged, default=0), max(damaged, default=-1) + 1) if format == "csv" else damaged
-    found = _read(lines, format, tmp_path)
+    found = _read(lines, format, folder)
     first = 2 if format == "csv" else 1
     seen = found.column("row").to_pylist()
     blank = {row + first for row in damaged if not lines[row].removesuffix(b"\r")}
@@ -76,11 +92,22 @@ def test_damage_costs_the_damaged_lines_alone(tmp_path: Path, format: str, data:
         assert kept[row]["value"] == float(good["value"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEW
 @given(data=st.data())
 def test_damage_of_parquet_costs_its_row_group_alone(tmp_path: Path, data: st.DataObject) -> None:
+    _damage_parquet(tmp_path / "log.parquet", data)
+
+
+@pytest.mark.slow
+@MANY
+@given(data=st.data())
+def test_much_damage_of_parquet_costs_its_row_group_alone(tmp_path: Path, data: st.DataObject) -> None:
+    _damage_parquet(tmp_path / "log.parquet", data)
+
+
+def _damage_parquet(path: Path, data: st.DataObject) -> None:
     """Bytes anywhere in the pages, of a file with checksums: each row is what it was or counted as broken."""
-    path, good = tmp_path / "log.parquet", [_good(row) for row in range(ROWS)]
+    good = [_good(row) for row in range(ROWS)]
     pq.write_table(
         pa.Table.from_pylist(good),
         path,

@@ -137,6 +137,7 @@ def ratings() -> list[Row]:
     return list(zip(*(table.column(name).cast(pa.int64()).to_pylist() for name in columns), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PEERS)
 def test_movielens_is_split_as_the_peers_split_it(protocol: str, ratings: list[Row]) -> None:
     parts = split_by_build(ratings, recipe_of(protocol))

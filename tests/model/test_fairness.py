@@ -82,6 +82,7 @@ def _gap(shop: SmallShop, weight: float) -> float:
     return abs(means[0] - means[1])
 
 
+@pytest.mark.slow
 def test_training_with_the_penalty_brings_the_groups_together() -> None:
     shop = make_shop()
     assert _gap(shop, 0.0) > 0.02

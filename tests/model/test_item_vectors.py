@@ -203,6 +203,7 @@ def _auc_of_new_items(*, with_vectors: bool) -> float:
     return auc(asked.click.label_BQ.flatten().numpy(), score=logit.flatten().numpy())
 
 
+@pytest.mark.slow
 def test_what_only_the_vectors_show_is_learned_from_them() -> None:
     with_them, without = _auc_of_new_items(with_vectors=True), _auc_of_new_items(with_vectors=False)
     assert with_them > 0.95
