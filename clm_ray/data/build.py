@@ -168,7 +168,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         "probability_correction": probability_correction(recipe),
     }
     say("the data report")
-    lives = count_lives(building, recipe.sequences.buckets, vocabulary, thresholds, frame=frame)
+    lives = count_lives(building, buckets.keys, kept, vocabulary, thresholds, frame=frame)
     totals = add_up([r.figures for r in results])
     figures = make_figures(
         totals,
@@ -181,7 +181,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         min_users=recipe.privacy.min_group,
     )
     built = _finish(building, log, recipe, workspace, content, figures)
-    kept.forget(but=buckets.keys)
+    kept.forget(but=buckets.keys.values())
     return built
 
 

@@ -145,7 +145,7 @@ def make_figures(
         if not recipe.retention.enabled
         else survival(counts.lives, thresholds, frame=frame, min_users=min_users),
         "cohorts": None if not recipe.retention.enabled else cohorts(counts.cohorts, frame=frame, min_users=min_users),
-        "stages": stage_days(lives, thresholds, first_day=frame.first_day, min_users=min_users),
+        "stages": stage_days(lives, thresholds, min_users=min_users),
         "rfm": rfm_table(lives, min_users=min_users),
         "drift": None if recipe.split.refit else drift(counts, spec, frame=frame, min_users=min_users),
     }

@@ -3,11 +3,14 @@
     ROOT/log/buckets/KEY/sequences.parquet, interactions.parquet, impressions.parquet    links to the parts of the dataset that they were made for
     ROOT/log/buckets/KEY/result.pickle                                                   the rest of what the bucket gave (BucketResult)
     ROOT/log/buckets/KEY/kept.json                                                       the bucket, and the SHA-256 of each of these files
+    ROOT/log/buckets/KEY/lives.pickle                                                    SHA-256 of the rest; life-cycle thresholds, BucketLives under them
 
 The key is a digest of everything that the result depends on: the bucket's own events, and of what all buckets share the part that lies before the
 last moment the bucket looks at. So the dataset that comes out is that of a full build, file for file, and a build that was cut off goes on with
 the buckets that it had. A day of new events changes the buckets of its users; a late event changes all that look at the days after it; a new item
 moves the rows of the items table and changes all of them. Retention references of the test split follow the end of the log, so they are not kept.
+Thresholds of the life cycle are learned once all buckets are there, and are no part of the key: what depends on them is added to a kept bucket, and
+replaced where they are others.
 
 Shape letters: D days, S slices, R references.
 """
@@ -33,16 +36,19 @@ from numpy.typing import NDArray
 import clm_ray
 from clm_ray.data.assets import file_digest
 from clm_ray.data.bucket import BucketBuilder, BucketResult
+from clm_ray.data.bucket_lives import BucketLives
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.columns import map_value
 from clm_ray.data.manifest import BUILT_BY, FORMAT
 from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.statistics import ItemStatistics, day_of
+from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US, slate_slot
 
 PARTS = ("sequences", "interactions", "impressions")
 """Folders of the dataset whose parts are kept; of impressions those that the log has row by row."""
-_KEPT, _RESULT = "kept.json", "result.pickle"
+_KEPT, _RESULT, _LIVES = "kept.json", "result.pickle", "lives.pickle"
+_DIGEST_BYTES = 32
 _ROOMS = ("config", "data", "features", "lifecycle", "schema.py")
 """Where the code lies that a result depends on."""
 
@@ -134,6 +140,23 @@ class KeptBuckets:
         )
         shutil.rmtree(self.folder / key, ignore_errors=True)
         fresh.rename(self.folder / key)
+
+    def lives(self, key: str, thresholds: Thresholds) -> BucketLives | None:
+        """What `keep_lives` kept under a key, if it is whole and of these thresholds."""
+        path = self.folder / key / _LIVES
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
+            return None
+        lives: BucketLives
+        under, lives = pickle.loads(content[_DIGEST_BYTES:])
+        return lives if under == thresholds else None
+
+    def keep_lives(self, key: str, lives: BucketLives, thresholds: Thresholds) -> None:
+        """Keep the lives of a kept bucket under these thresholds, instead of those under others."""
+        content = pickle.dumps((thresholds, lives))
+        fresh = self.folder / key / f".{_LIVES}-{os.getpid()}"
+        fresh.write_bytes(hashlib.sha256(content).digest() + content)
+        fresh.rename(self.folder / key / _LIVES)
 
     def forget(self, *, but: Collection[str] = ()) -> None:
         """Remove what is kept under other keys, and what an interrupted build left behind."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from clm_ray.config.stages import STAGES, Stage
 from clm_ray.data.life_counts import LifeCounts
-from clm_ray.lifecycle.flows import OUTSIDE, Flows
+from clm_ray.lifecycle.flows import OUTSIDE
 from clm_ray.lifecycle.rfm import SEGMENTS, cuts_of, points, segments
 from clm_ray.lifecycle.stages import Thresholds
 
@@ -52,13 +52,12 @@ class RfmTable:
     segments: tuple[Segment, ...]
 
 
-def stage_days(counts: LifeCounts, thresholds: Thresholds, *, first_day: int, min_users: int = 1) -> StageDays | None:
+def stage_days(counts: LifeCounts, thresholds: Thresholds, *, min_users: int = 1) -> StageDays | None:
     """None where nobody was ever in a stage."""
-    flows = Flows.of(counts.count, first_day=first_day)
-    sizes = flows.sizes()[:, :OUTSIDE]
+    sizes = counts.flows.sizes()[:, :OUTSIDE]
     if not sizes.any():
         return None
-    moves = flows.matrix()
+    moves = counts.flows.matrix()
     hidden_SS = (counts.users_SS > 0) & (counts.users_SS < min_users)
     rows = {
         stage: tuple(
@@ -71,7 +70,7 @@ def stage_days(counts: LifeCounts, thresholds: Thresholds, *, first_day: int, mi
         stage: tuple(None if 0 < n < min_users else int(n) for n in sizes[:, s].tolist())
         for s, stage in enumerate(STAGES)
     }
-    begin = (dt.date(1970, 1, 1) + dt.timedelta(days=first_day)).isoformat()
+    begin = (dt.date(1970, 1, 1) + dt.timedelta(days=counts.flows.first_day)).isoformat()
     return StageDays(begin, thresholds.to_dict(), users, rows)
 
 

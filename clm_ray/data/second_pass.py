@@ -31,12 +31,12 @@ _EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
 
 @dataclass(frozen=True)
 class BuiltBuckets:
-    """Results by bucket, without what stands in files, and the sample of all of them. `keys`: those under which they are kept. `taken`: how many
-    were taken as they were."""
+    """Results by bucket, without what stands in files, and the sample of all of them. `keys`: bucket → the key under which it is kept, of buckets
+    with events. `taken`: how many were taken as they were."""
 
     results: list[BucketResult]
     sample: FeatureSample
-    keys: frozenset[str]
+    keys: dict[int, str]
     taken: int
 
 
@@ -68,7 +68,7 @@ def build_buckets(
             _write_rows(building, bucket, BucketResult())
             _write_references(building, bucket, BucketResult())
     results = [done[bucket][0] for bucket in sorted(done)]
-    keys = frozenset(key for _, key, _ in done.values())
+    keys = {bucket: done[bucket][1] for bucket in sorted(done)}
     return BuiltBuckets(results, sample, keys, sum(taken for *_, taken in done.values()))
 
 

@@ -6,7 +6,10 @@ never in it. So the flows of a day account for every user:
 
     users in s today = users in s yesterday + those who came into s - those who went out of s
 
-Shape letters: N activities of one user, D days, S states: the stages in the order of STAGES, then OUTSIDE.
+A user is replayed as moves from state to state, those to come included if nothing else happens: silence alone leads to a churn on a day that
+is known. So moves do not depend on where the log ends, and its end decides only how many of them count.
+
+Shape letters: N activities of one user, M moves, D days, S states: the stages in the order of STAGES, then OUTSIDE.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.policy import STAGES
-from clm_ray.lifecycle.stages import Thresholds, stages_at
+from clm_ray.lifecycle.stages import Thresholds, days_of_change, stages_at
 from clm_ray.schema import DAY_US
 
 OUTSIDE = len(STAGES)
@@ -25,23 +28,30 @@ OUTSIDE = len(STAGES)
 STATES = OUTSIDE + 1
 
 
-def daily_states(
-    activity_time_N: NDArray[np.int64], *, known_from: int, first_day: int, days: int, thresholds: Thresholds
-) -> NDArray[np.int8]:
-    """int8 [D]: a user's state at 00:00 UTC of `days` days from `first_day` (days since 1970) on.
+def moves_of(activity_time_N: NDArray[np.int64], *, known_from: int, thresholds: Thresholds) -> NDArray[np.int64]:
+    """int64 [M], rising: (day · S + state) · S + another state on the day after, for each time a user changes; day: since 1970, UTC.
 
     `activity_time_N`: µs, sorted; `known_from`: µs, the user's first event of any kind. State of a day: activity strictly before it alone.
+    The first move is out of OUTSIDE; after the last one the user stays for ever.
     """
-    midnight_D = (first_day + np.arange(days, dtype=np.int64)) * DAY_US
-    state_D = stages_at(activity_time_N, midnight_D, thresholds=thresholds)
-    state_D[midnight_D <= known_from] = OUTSIDE
-    return state_D
+    known, changing_D = known_from // DAY_US + 1, days_of_change(activity_time_N, thresholds=thresholds)
+    day_D = np.r_[known, changing_D[changing_D > known]]
+    after_D = stages_at(activity_time_N, day_D * DAY_US, thresholds=thresholds).astype(np.int64)
+    before_D = np.r_[OUTSIDE, after_D[:-1]]
+    changed_D = after_D != before_D
+    return (((day_D - 1) * STATES + before_D) * STATES + after_D)[changed_D]
 
 
-def transition_keys(state_D: NDArray[np.int8]) -> NDArray[np.int64]:
-    """int64 [D - 1]: (d · S + state of day d) · S + state of day d + 1, to be counted over users; `Flows.of` reads the counts."""
-    now_D = state_D.astype(np.int64)
-    return (np.arange(len(now_D) - 1) * STATES + now_D[:-1]) * STATES + now_D[1:]
+def first_moves(move_M: NDArray[np.int64], *, user_M: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of the `moves_of` of users, one user after the other, and of the days on which they stayed in a state in between: each user's first of each
+    pair of states. `user_M`: any number for each user."""
+    day_M, pair_M = np.divmod(move_M, STATES**2)
+    stay_M = ((day_M + 1) * STATES + pair_M % STATES) * STATES + pair_M % STATES
+    stayed_M = np.r_[(user_M[1:] != user_M[:-1]) | (day_M[1:] > day_M[:-1] + 1), np.ones(len(move_M[:1]), bool)]
+    every = np.concatenate([move_M, stay_M[stayed_M]])
+    kind = np.concatenate([user_M, user_M[stayed_M]]) * STATES**2 + every % STATES**2
+    order = np.lexsort((every, kind))
+    return every[order[np.unique(kind[order], return_index=True)[1]]]
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,13 @@ class Flows:
     count_DSS: NDArray[np.int64]
 
     @staticmethod
-    def of(count: NDArray[np.int64], *, first_day: int) -> Flows:
-        """From the counts by `transition_keys`, of any users together, as a flat array."""
-        return Flows(first_day, count.reshape(-1, STATES, STATES))
+    def of(moves_DSS: NDArray[np.int64], *, first_day: int) -> Flows:
+        """moves_DSS: users who change from one state to another (`moves_of`); all of them are OUTSIDE at the start of the first day, and
+        become known on one of the days."""
+        came_DS, went_DS = moves_DSS.sum(1), moves_DSS.sum(2)
+        size_DS = np.cumsum(came_DS - went_DS, axis=0) - (came_DS - went_DS)
+        size_DS[:, OUTSIDE] += went_DS[:, OUTSIDE].sum()
+        return Flows(first_day, moves_DSS + (size_DS - went_DS)[:, :, None] * np.eye(STATES, dtype=np.int64))
 
     def sizes(self) -> NDArray[np.int64]:
         """int64 [D + 1, S]: users in each state at the start of each day."""

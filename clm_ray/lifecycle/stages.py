@@ -37,6 +37,9 @@ FALLBACK_AT_RISK_DAYS = 28.0
 FALLBACK_CHURNED_DAYS = 91.0
 """`churned_days` of such a log."""
 
+_EVER_US = 2**60
+"""Longer than any log: a threshold beyond it is never reached."""
+
 CODE: dict[Stage, int] = {stage: code for code, stage in enumerate(STAGES)}
 """Stage → its position in STAGES, which `stages_at` returns."""
 
@@ -139,6 +142,18 @@ def stages_at(
     code[silence >= _us(thresholds.churned_days)] = CODE["churned"]
     code_Q[known_Q] = code
     return code_Q
+
+
+def days_of_change(activity_time_N: NDArray[np.int64], *, thresholds: Thresholds) -> NDArray[np.int64]:
+    """Days since 1970, rising, at whose first moment (00:00 UTC) one user's stage may not be that of the day before: int64 [D].
+
+    `activity_time_N`: µs, sorted. The stage depends on which activity came before the moment, and on whether each of it is longer ago than a
+    threshold: so it can only change after an activity, or as long after one as a threshold says.
+    """
+    days = (thresholds.new_days, thresholds.at_risk_days, thresholds.churned_days, thresholds.reactivated_days)
+    found = [activity_time_N // DAY_US + 1]
+    found += [-(-(activity_time_N + min(_us(wait), _EVER_US)) // DAY_US) for wait in days]
+    return np.unique(np.concatenate(found))
 
 
 def stage_at(activity_time_N: NDArray[np.int64], time: int, *, thresholds: Thresholds) -> Stage:

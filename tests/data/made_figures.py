@@ -10,8 +10,9 @@ from made_logs import DAYS, START, VOCABULARY, Row, table_of
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_figures import BucketFigures, Frame, bucket_figures, frame_of, window_figures
+from clm_ray.data.bucket_lives import bucket_lives
 from clm_ray.data.figures import Figures, make_figures
-from clm_ray.data.life_counts import LifeCounts, bucket_lives
+from clm_ray.data.life_counts import LifeCounts
 from clm_ray.features.spec import FeatureSpec, Selection, click_feature_names, retention_feature_names
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US
@@ -59,8 +60,7 @@ def all_features(made: Recipe) -> FeatureSpec:
 
 def lives_of(log: Sequence[Row], made: Recipe) -> LifeCounts:
     """The life cycle of all users of the log."""
-    table = table_of(log).sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
-    return bucket_lives(table, VOCABULARY, THRESHOLDS, frame=frame_for(log, made))
+    return LifeCounts.of([bucket_lives(table_of(log), VOCABULARY, THRESHOLDS)], frame_for(log, made))
 
 
 def figures_of(counts: BucketFigures, log: Sequence[Row], made: Recipe, **more: Any) -> Figures:

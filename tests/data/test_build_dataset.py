@@ -473,6 +473,11 @@ def prepared(recipe: Recipe, root: Path) -> tuple[Built, str]:
     return built, next((text for text in said if text.endswith("are as they were")), "none")
 
 
+def lives_kept(root: Path) -> dict[str, int]:
+    """Key → when the lives of the bucket were written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (root / "log" / "buckets").glob("*/lives.pickle")}
+
+
 def test_a_new_day_gives_the_dataset_of_the_whole_log_and_builds_the_buckets_of_its_users(
     ray_session: None, raw: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -501,13 +506,18 @@ def test_a_new_day_gives_the_dataset_of_the_whole_log_and_builds_the_buckets_of_
         ),
     }
     ids = {first.manifest["id"]}
+    lives = lives_kept(tmp_path / "daily")
     for number, (name, (rows, taken)) in enumerate(steps.items()):
         pq.write_table(rows, folder / f"later-{number}.parquet")
         built, said = prepared(recipe, tmp_path / "daily")
+        before, lives = lives, lives_kept(tmp_path / "daily")
+        replayed = len(lives.items() - before.items())
+        assert replayed == (1 if "of 6" in taken else len(set(bucket))), f"{name}: the lives of a bucket that is built"
         assert said.startswith(taken), name
         assert built.manifest["id"] not in ids, name
         ids.add(built.manifest["id"])
     whole, _ = prepared(recipe, tmp_path / "at-once")
     assert built.manifest["files"] == whole.manifest["files"]
+    assert (built.folder / "report_figures.json").read_bytes() == (whole.folder / "report_figures.json").read_bytes()
     assert len(list((tmp_path / "daily" / "log" / "events").iterdir())) == 4
     assert len(list((tmp_path / "daily" / "log" / "buckets").iterdir())) == len(set(bucket)), "older ones are gone"

@@ -13,19 +13,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_bucket import OFFERS, builder_of
-from made_logs import DAYS, ITEMS, START, USERS, Row, moments, numbered, ordered, recipe, rows, table_of
+from made_figures import THRESHOLDS, frame_for
+from made_logs import DAYS, ITEMS, START, USERS, VOCABULARY, Row, moments, numbered, ordered, recipe, rows, table_of
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket import BucketBuilder, BucketResult
-from clm_ray.data.buckets import bucket_of
+from clm_ray.data.bucket_lives import bucket_lives
+from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.kept_buckets import PARTS, Dependencies, KeptBuckets
+from clm_ray.data.life_counts import LifeCounts, count_lives
 from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
 from clm_ray.data.second_pass import write_impressions
 from clm_ray.data.slots import SlotTable
+from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US, IMPRESSIONS, NEIGHBOURS, SEQUENCES
 
 RETENTION = {"every_days": 3, "active_within_days": 5, "bin_ends": [1, 3], "report_days": [3]}
@@ -175,6 +180,54 @@ def test_what_is_kept_comes_back_and_damage_is_noticed(tmp_path: Path) -> None:
     assert buckets.find("k") is None
     path.unlink()
     assert buckets.find("k") is None
+
+
+def test_lives_are_kept_under_their_thresholds(tmp_path: Path) -> None:
+    buckets, more = kept(tmp_path, "k", bucket=1), replace(THRESHOLDS, churned_days=8)
+    frame = frame_for(log_of(30), recipe())
+    assert buckets.lives("k", THRESHOLDS) is None
+    for thresholds in (THRESHOLDS, more):
+        lives = bucket_lives(table_of(log_of(12)), VOCABULARY, thresholds)
+        buckets.keep_lives("k", lives, thresholds)
+        found = buckets.lives("k", thresholds)
+        assert found is not None
+        assert figures(LifeCounts.of([found], frame)) == figures(LifeCounts.of([lives], frame))
+    assert buckets.lives("k", THRESHOLDS) is None, "others took their place"
+    assert buckets.find("k") is not None
+    path = tmp_path / "buckets" / "k" / "lives.pickle"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert buckets.lives("k", more) is None, "damaged"
+    path.write_bytes(b"")
+    assert buckets.lives("k", more) is None
+
+
+def figures(counts: LifeCounts) -> list[Any]:
+    return [values.tolist() for values in (counts.flows.count_DSS, counts.users_SS, counts.rfm_U3)]
+
+
+@pytest.mark.ray
+def test_lives_of_kept_buckets_are_not_replayed_again(ray_session: None, tmp_path: Path) -> None:
+    """The event files of buckets whose lives are kept may even be gone; only other thresholds, or another key, ask for them."""
+    log, users = log_of(30), ("u1", "u2")
+    frame, keys = frame_for(log, recipe()), {0: "a", 3: "b"}
+    buckets = kept(tmp_path, "a", bucket=0)
+    kept(tmp_path, "b", bucket=3)
+    (tmp_path / "events").mkdir()
+    paths = [tmp_path / "events" / part(number) for number in keys]
+
+    def counted(thresholds: Thresholds, keys: Mapping[int, str] = keys) -> list[Any]:
+        return figures(count_lives(tmp_path, keys, buckets, VOCABULARY, thresholds, frame=frame))
+
+    for path, user in zip(paths, users, strict=True):
+        pq.write_table(bucket(log, user)[0], path)
+    expected = figures(LifeCounts.of([bucket_lives(table_of(log), VOCABULARY, THRESHOLDS)], frame))
+    assert counted(THRESHOLDS) == expected
+    paths[0].unlink()
+    kept(tmp_path, "c", bucket=3)
+    assert counted(THRESHOLDS, {0: "a", 3: "c"}) == expected, "one of two is read"
+    assert counted(THRESHOLDS) == expected, "none is read"
+    with pytest.raises(ray.exceptions.RayTaskError, match="part-00000"):
+        counted(replace(THRESHOLDS, at_risk_days=2))
 
 
 def test_a_part_that_is_written_anew_leaves_the_kept_one_as_it_was(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clm_ray.config.policy import STAGES
-from clm_ray.lifecycle.flows import OUTSIDE, STATES, Flows, daily_states, transition_keys
+from clm_ray.lifecycle.flows import OUTSIDE, STATES, Flows, first_moves, moves_of
 from clm_ray.lifecycle.stages import Thresholds, stage_at
 from clm_ray.schema import DAY_US
 
@@ -22,12 +22,22 @@ USERS = st.lists(
 )
 
 
+def daily_states(
+    activity: np.ndarray, *, known_from: int, first_day: int, days: int, thresholds: Thresholds
+) -> np.ndarray:
+    """A user's state at the start of each day, from the user's moves."""
+    move, states = moves_of(activity, known_from=known_from, thresholds=thresholds), np.full(days, OUTSIDE)
+    for day, state in zip(move // STATES**2, move % STATES, strict=True):
+        states[max(day + 1 - first_day, 0) :] = state
+    return states
+
+
 def flows_of(users: list[np.ndarray], days: int, thresholds: Thresholds = USUAL) -> Flows:
-    count = np.zeros((days - 1) * STATES * STATES, np.int64)
+    count = np.zeros((days, STATES, STATES), np.int64)
     for activity in users:
         known = int(activity[0]) if len(activity) else FIRST * DAY_US
-        states = daily_states(activity, known_from=known, first_day=FIRST, days=days, thresholds=thresholds)
-        np.add.at(count, transition_keys(states), 1)
+        move = moves_of(activity, known_from=known, thresholds=thresholds) - FIRST * STATES**2
+        count.reshape(-1)[move[move < count.size]] += 1
     return Flows.of(count, first_day=FIRST)
 
 
@@ -81,6 +91,46 @@ def test_visits_as_far_apart_as_the_threshold_do_not_swing() -> None:
     eager = Thresholds(28, 13, 48, 28, settled_days=1)
     swinging = daily_states(activity, known_from=0, first_day=FIRST + 40, days=120, thresholds=eager)
     assert {STAGES[state] for state in swinging} == {"at_risk", "established"}
+
+
+THRESHOLDS = st.builds(
+    lambda risk, more, new, back, settled: Thresholds(new, risk, risk + more, back, settled),
+    *(st.floats(0.01, 40) for _ in range(4)),
+    st.integers(1, 4),
+)
+
+
+@settings(max_examples=200)
+@given(USERS, THRESHOLDS, st.integers(0, 3 * DAY_US))
+def test_moves_are_the_changes_between_the_states_of_the_days(
+    users: list[np.ndarray], thresholds: Thresholds, before: int
+) -> None:
+    """Days after the last activity included, and the first time of each move and of staying."""
+    days, moves, expected = 200, list[np.ndarray](), list[int]()
+    for activity in users:
+        known = (int(activity[0]) if len(activity) else FIRST * DAY_US) - before
+        first = known // DAY_US
+        states = [OUTSIDE if d == 0 else STAGES.index(_asked(activity, first + d, thresholds)) for d in range(days)]
+        pairs = [((first + d) * STATES + a) * STATES + b for d, (a, b) in enumerate(pairwise(states))]
+        move = moves_of(activity, known_from=known, thresholds=thresholds)
+        assert move.tolist() == [key for key in pairs if (key // STATES) % STATES != key % STATES]
+        firsts = {key % STATES**2: key for key in reversed(pairs)}
+        moves.append(move)
+        expected += firsts.values()
+    user_M = np.repeat(np.arange(len(moves)), [len(move) for move in moves])
+    found = first_moves(np.concatenate([np.empty(0, np.int64), *moves]), user_M=user_M)
+    assert sorted(found.tolist()) == sorted(expected)
+
+
+def _asked(activity: np.ndarray, day: int, thresholds: Thresholds) -> str:
+    return stage_at(activity, day * DAY_US, thresholds=thresholds)
+
+
+def test_a_threshold_longer_than_any_log_is_never_reached() -> None:
+    endless = Thresholds(new_days=1e9, at_risk_days=1e9, churned_days=1e12, reactivated_days=1e9)
+    activity = np.array([FIRST * DAY_US + 1, (FIRST + 300) * DAY_US], np.int64)
+    states = daily_states(activity, known_from=int(activity[0]), first_day=FIRST, days=400, thresholds=endless)
+    assert states.tolist() == [OUTSIDE] + [STAGES.index("new")] * 399
 
 
 def test_the_matrix_has_shares() -> None:
