@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clm_ray.config.policy import STAGES
 from clm_ray.lifecycle.flows import OUTSIDE, STATES, Flows, first_moves, moves_of
-from clm_ray.lifecycle.stages import Thresholds, stage_at
+from clm_ray.lifecycle.stages import Thresholds, stage_at, stages_at
 from clm_ray.schema import DAY_US
 
 FIRST, DAYS = 17_000, 365
@@ -110,7 +110,8 @@ def test_moves_are_the_changes_between_the_states_of_the_days(
     for activity in users:
         known = (int(activity[0]) if len(activity) else FIRST * DAY_US) - before
         first = known // DAY_US
-        states = [OUTSIDE if d == 0 else STAGES.index(_asked(activity, first + d, thresholds)) for d in range(days)]
+        midnights = (first + np.arange(1, days)) * DAY_US
+        states = [OUTSIDE, *stages_at(activity, midnights, thresholds=thresholds).tolist()]
         pairs = [((first + d) * STATES + a) * STATES + b for d, (a, b) in enumerate(pairwise(states))]
         move = moves_of(activity, known_from=known, thresholds=thresholds)
         assert move.tolist() == [key for key in pairs if (key // STATES) % STATES != key % STATES]
@@ -120,10 +121,6 @@ def test_moves_are_the_changes_between_the_states_of_the_days(
     user_M = np.repeat(np.arange(len(moves)), [len(move) for move in moves])
     found = first_moves(np.concatenate([np.empty(0, np.int64), *moves]), user_M=user_M)
     assert sorted(found.tolist()) == sorted(expected)
-
-
-def _asked(activity: np.ndarray, day: int, thresholds: Thresholds) -> str:
-    return stage_at(activity, day * DAY_US, thresholds=thresholds)
 
 
 def test_a_threshold_longer_than_any_log_is_never_reached() -> None:
