@@ -36,7 +36,7 @@ lint: install
 	! find tests -name "*.py" ! -name conftest.py -printf "%f\n" | sort | uniq -d | grep .  # a name of its own for each test file and each helper
 
 test: lint
-	$(VENV)/bin/pytest -q -m "not ray and not chaos and not slow"
+	$(VENV)/bin/pytest -q -n 2 --dist worksteal -m "not ray and not chaos and not slow"
 	$(VENV)/bin/pytest -q -m "slow and not ray and not chaos"
 	$(VENV)/bin/pytest -q -m "ray and not chaos"
 

