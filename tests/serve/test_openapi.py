@@ -53,10 +53,15 @@ BAD: list[tuple[str, str, Any, int]] = [
 ]
 
 
+_SPEC: dict[str, Any] = {}
+
+
 @pytest.fixture
 def spec(http: TestClient) -> dict[str, Any]:
-    found: dict[str, Any] = http.get("/openapi.json").json()
-    return found
+    """The description, of the first application that is asked: of all it is the same, and it takes longer to make than any answer."""
+    if not _SPEC:
+        _SPEC.update(http.get("/openapi.json").json())
+    return _SPEC
 
 
 def operation(spec: dict[str, Any], method: str, path: str) -> dict[str, Any]:
