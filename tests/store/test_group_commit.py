@@ -164,5 +164,6 @@ def test_a_deadlock_between_processes_is_tried_again(engine: Engine, pool: Threa
         return runs
 
     runs = [pool.submit(lock, "a", "b"), pool.submit(lock, "b", "a")]
-    assert sorted(future.result() for future in runs) == [1, 2]
+    # At least one of them; what is tried again may be there before the other one wakes up, and they lock each other out once more.
+    assert max(future.result() for future in runs) > 1
     assert written(engine) == {"a", "b"}
