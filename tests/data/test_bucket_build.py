@@ -38,7 +38,7 @@ from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.feature_sample import SAMPLE_PER_USER, SAMPLE_ROWS, FeatureSample, SampledUser, first_ranked
 from clm_ray.data.occasions import Occasion
 from clm_ray.features.asked import Joined
-from clm_ray.features.tokens import TOKEN_VALUES, token_values
+from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID
 
 LOG_END = START + DAYS * DAY_US + 5 * HOUR_US
@@ -71,8 +71,10 @@ def test_each_target_has_its_split_its_features_and_the_events_before_it(log: li
         before = [(r.item, VOCABULARY.index[r.type], r.time) for r in mine if is_context(r) and r.time < target.time]
         reach = made.sequences.max_context
         assert list(target.context[-reach:]) == before[-reach:]
-        # The same tokens as serving makes of the newest events, with one more so that the first gap is known.
-        context = history_of(r for r in mine if is_context(r) and r.time < target.time).tail(reach + 1)
+        # The same tokens as serving makes of the newest events, with as many more as the first gap and the user's mean look back on.
+        context = history_of(r for r in mine if is_context(r) and r.time < target.time).tail(
+            reach + USER_MEAN_EVENTS + 1
+        )
         tokens = token_values(
             Joined.of([context]),
             statistics=source.statistics,
