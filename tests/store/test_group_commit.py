@@ -147,7 +147,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting(engine: Engine, pool: Threa
 def test_a_deadlock_between_processes_is_tried_again(engine: Engine, pool: ThreadPoolExecutor) -> None:
     for key in ("a", "b"):
         GroupCommit(engine).run(lambda c, _, key=key: put_setting(c, key, ""))
-    both = Barrier(2)
+    both, written_once = Barrier(2), Event()
 
     def lock(first: str, second: str) -> int:
         runs = 0
@@ -155,15 +155,17 @@ def test_a_deadlock_between_processes_is_tried_again(engine: Engine, pool: Threa
         def work(connection: Connection, _audited: list[AuditEntry]) -> None:
             nonlocal runs
             runs += 1
+            if runs > 1:  # else it may be there before the other one wakes up, and they lock each other out once more
+                assert written_once.wait(60)
             for key in (first, second):
                 connection.execute(update(SETTINGS).where(SETTINGS.c.key == key).values(value="written"))
                 if runs == 1 and key == first:
                     both.wait()
 
         GroupCommit(engine).run(work)  # a writer of its own, as another process has
+        written_once.set()
         return runs
 
     runs = [pool.submit(lock, "a", "b"), pool.submit(lock, "b", "a")]
-    # At least one of them; what is tried again may be there before the other one wakes up, and they lock each other out once more.
-    assert max(future.result() for future in runs) > 1
+    assert sorted(future.result() for future in runs) == [1, 2]
     assert written(engine) == {"a", "b"}
