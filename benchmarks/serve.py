@@ -4,7 +4,8 @@ ours      this endpoint in its production profile (benchmarks/serve_ours.py)
 default   the same models, one call per request and hop, behind Ray's Python proxy (benchmarks/serve_default.py)
 fastapi   one FastAPI and torch process that holds everything (benchmarks/serve_fastapi.py)
 
-Each serves the same release to the same callers, one after the other, from a fresh store in which every user has a history of 50 events.
+Each serves the same release to the same callers from a fresh store in which every user has a history of 50 events: one after the other, in
+several rounds, as the speed of a machine drifts. Figures are medians over the rounds, ratios medians of the ratios within a round.
 A request names a user and 100 candidates; an answer has a profile, ten items, a retention decision and a slate that is on disk.
 Callers (benchmarks/serve_load.py) run in a process of their own, on the same cores. Writes benchmarks/results/serve.json:
 for 1, 8, 32 and 128 connections requests per second and latencies, and the ratios between the three.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,6 +33,9 @@ from benchmarks.record import record
 from clm_ray.config.workspace import Workspace
 from clm_ray.store.history import StoredHistory
 from clm_ray.store.store import open_store
+
+Round: TypeAlias = dict[str, dict[int, dict[str, Any]]]
+"""What each contender did at each number of connections."""
 
 CONTENDERS = ("fastapi", "ours", "default")
 CONNECTIONS = (1, 8, 32, 128)
@@ -44,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all three and write the figures down."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--root", default="workspaces/complete_journey", help="workspace (default: %(default)s)")
-    options.add_argument("--seconds", type=float, default=12.0, help="per number of connections (default: %(default)s)")
+    options.add_argument("--seconds", type=float, default=8.0, help="per number of connections (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=3, help="how often each is started (default: %(default)s)")
     options.add_argument("--port", type=int, default=8123)
     options.add_argument("--only", choices=CONTENDERS, action="append", help="measure these alone and write nothing")
     options.add_argument("--connections", type=int, action="append", help="these numbers of connections alone")
@@ -52,30 +58,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     workspace = Workspace(Path(args.root).resolve())
     connections = tuple(args.connections or CONNECTIONS)
     before = round(os.getloadavg()[1], 1)  # figures taken beside other work are worth little
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name in args.only or CONTENDERS:
-        with tempfile.TemporaryDirectory(prefix="clm-serve-") as folder:
-            stage = staged(workspace, Path(folder))
-            with running(name, stage, port=args.port) as server:
-                found[name] = measured(stage, connections, server=server, port=args.port, seconds=args.seconds)
-        print(name, json.dumps(found[name]), flush=True)
+    rounds: list[Round] = []
+    for number in range(args.rounds):
+        found: Round = {}
+        for name in args.only or CONTENDERS:
+            with tempfile.TemporaryDirectory(prefix="clm-serve-") as folder:
+                stage = staged(workspace, Path(folder))
+                with running(name, stage, port=args.port) as server:
+                    found[name] = measured(stage, connections, server=server, port=args.port, seconds=args.seconds)
+            print(f"round {number + 1} of {args.rounds}", name, json.dumps(found[name]), flush=True)
+        rounds.append(found)
     if not args.only and not args.connections:
-        record("serve", figures(found) | {"load_average_before": before}, merge=True)
+        record("serve", figures(rounds) | {"rounds": args.rounds, "load_average_before": before}, merge=True)
 
 
-def figures(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    """What the three did at each number of connections, and how this endpoint compares."""
+def figures(rounds: Sequence[Round]) -> dict[str, Any]:
+    """What the three did at each number of connections, and how this endpoint compares: medians over the rounds."""
+    return {f"c{n}": _median([_compared(found, n) for found in rounds]) for n in rounds[0]["ours"]}
+
+
+def _compared(found: Round, connections: int) -> dict[str, Any]:
+    at = {name: dict(found[name][connections]) for name in CONTENDERS}
+    ours, default, fastapi = at["ours"], at["default"], at["fastapi"]
+    return {
+        **at,
+        "rps_vs_default": round(ours["rps"] / default["rps"], 2),
+        "p95_vs_default": round(ours["p95_ms"] / default["p95_ms"], 3),
+        "rps_vs_fastapi": round(ours["rps"] / fastapi["rps"], 2),
+        "p50_over_fastapi_ms": round(ours["p50_ms"] - fastapi["p50_ms"], 2),
+    }
+
+
+def _median(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Number by number; what only some rounds have (answers that were not complete) is kept as it was said."""
     result: dict[str, Any] = {}
-    for n in found["ours"]:
-        at = {name: found[name][n] for name in CONTENDERS}
-        ours, default, fastapi = at["ours"], at["default"], at["fastapi"]
-        result[f"c{n}"] = {
-            **at,
-            "rps_vs_default": round(ours["rps"] / default["rps"], 2),
-            "p95_vs_default": round(ours["p95_ms"] / default["p95_ms"], 3),
-            "rps_vs_fastapi": round(ours["rps"] / fastapi["rps"], 2),
-            "p50_over_fastapi_ms": round(ours["p50_ms"] - fastapi["p50_ms"], 2),
-        }
+    for name in {name: None for row in rows for name in row}:
+        values = [row[name] for row in rows if name in row]
+        if isinstance(values[0], int | float):
+            result[name] = round(statistics.median(values), 3)
+        else:
+            result[name] = values if name == "incomplete" else _median(values)
     return result
 
 
