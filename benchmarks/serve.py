@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.record import record
 from clm_ray.config.workspace import Workspace
-from clm_ray.store.history import StoredHistory
+from clm_ray.store.history import StoredHistory, since
 from clm_ray.store.store import open_store
 
 Round: TypeAlias = dict[str, dict[int, dict[str, Any]]]
@@ -126,14 +126,16 @@ def staged(workspace: Workspace, folder: Path) -> Workspace:
 
 
 def _last(history: StoredHistory) -> StoredHistory:
+    """Its last events, with the names of what they are about alone, as the store keeps a history."""
     cut = slice(len(history) - EVENTS, None)
-    return replace(
+    last = replace(
         history,
         item_code_N=history.item_code_N[cut],
         type_code_N=history.type_code_N[cut],
         value_N=history.value_N[cut],
         time_N=history.time_N[cut],
     )
+    return since(last, [str(n) for n in range(EVENTS)], 0)[0]
 
 
 @contextmanager

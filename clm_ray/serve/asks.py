@@ -152,8 +152,10 @@ def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[
         )
     wanted = list(dict.fromkeys(request.candidates))
     row_C = served.catalogue.offered(wanted)
+    if row_C.all():
+        return row_C, []
     unknown = [item for item, row in zip(wanted, row_C, strict=True) if row == 0]
-    if unknown and request.unknown_items == "refuse":
+    if request.unknown_items == "refuse":
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise RequestError(
             f"not in the catalogue: {', '.join(unknown[:_NAMED])[:400]}{more}",

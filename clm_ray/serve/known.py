@@ -85,7 +85,7 @@ def read(stored: Mapping[str, StoredHistory], marks: Mapping[str, HistoryMark], 
             history=history,
             state=state if scorer.holds_later(history) else None,
             liked=interests(history, ends[user], catalogue=scorer.items, vocabulary=scorer.vocabulary),
-            unknown_in=None if all(item in scorer.items.row_of for item in stored[user].items) else scorer.items,
+            unknown_in=None if all(map(scorer.items.row_of.__contains__, stored[user].items)) else scorer.items,
         )
         for (user, history), state in zip(histories.items(), states, strict=True)
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +66,8 @@ class StoredHistory:
 
     def history(self, *, row_of: Mapping[str, int], event_of: Mapping[str, int]) -> History:
         """The arrays features are computed from. Items that `row_of` does not know become row 0; types not in `event_of` are left out."""
-        row_I = np.fromiter((row_of.get(item, 0) for item in self.items), np.int32, len(self.items))
-        event_T = np.fromiter((event_of.get(name, -1) for name in self.types), np.int16, len(self.types))
+        row_I = np.fromiter(map(row_of.get, self.items, repeat(0)), np.int32, len(self.items))
+        event_T = np.fromiter(map(event_of.get, self.types, repeat(-1)), np.int16, len(self.types))
         row_I, event_T = np.append(row_I, np.int32(0)), np.append(event_T, np.int16(-1))  # code -1 reads the last one
         found = History(
             row_I[self.item_code_N], event_T[self.type_code_N], self.value_N.astype(np.float32), self.time_N
