@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, recipe_from
-from clm_ray.data.bucket import BucketBuilder, reference_times, users_of
+from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
+from clm_ray.data.references import reference_times
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import SplitPlan
+from clm_ray.data.user_events import users_of
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History

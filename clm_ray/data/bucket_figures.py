@@ -120,7 +120,7 @@ def add_up(parts: Sequence[BucketFigures]) -> BucketFigures:
 
 
 def bucket_figures(events: pa.Table, of_windows: BucketFigures, *, frame: Frame) -> BucketFigures:
-    """`events`: schema.EVENTS plus `item`, sorted by user and time, of whole users; `of_windows`: what `window_figures` says of their windows."""
+    """`events`: schema.EVENTS plus `item`, sorted by user and time, of whole users; `of_windows`: what `WindowFigures` says of their windows."""
     if not events.num_rows:
         return of_windows
     user_N = encoded(events.column("user_id")).indices.to_numpy().astype(np.int64)
@@ -145,17 +145,43 @@ def bucket_figures(events: pa.Table, of_windows: BucketFigures, *, frame: Frame)
     return replace(of_windows, **counts)
 
 
-def window_figures(windows: Sequence[Mapping[str, Any]]) -> BucketFigures:
-    """What rows of schema.SEQUENCES, of whole users, add; it does not depend on where the log ends."""
-    window_W = length_bins(np.array([len(w["ctx_time"]) for w in windows], np.int64))
-    codes: dict[str, int] = {}
-    owner_W = np.array([codes.setdefault(w["user_id"], len(codes)) for w in windows], np.int64)
-    return BucketFigures(
-        windows=Tally.of(window_W),
-        window_users=Tally.of_users(owner_W, window_W),
-        targets=_values(windows, "tgt"),
-        references=_values(windows, "ref"),
-    )
+@dataclass(frozen=True)
+class WindowFigures:
+    """What rows of schema.SEQUENCES add; it does not depend on where the log ends. user_W, bin_W: whose window, and the `length_bins` of its context,
+    kept apart, since some windows of a user may be here and others elsewhere."""
+
+    user_W: tuple[str, ...] = ()
+    bin_W: tuple[int, ...] = ()
+    targets: Tally = NOTHING
+    references: Tally = NOTHING
+
+    @staticmethod
+    def of(windows: Sequence[Mapping[str, Any]]) -> WindowFigures:
+        """Of some windows."""
+        bin_W = length_bins(np.array([len(w["ctx_time"]) for w in windows], np.int64))
+        users = tuple(w["user_id"] for w in windows)
+        return WindowFigures(users, tuple(bin_W.tolist()), _values(windows, "tgt"), _values(windows, "ref"))
+
+    def joined(self, other: WindowFigures) -> WindowFigures:
+        """Of these windows and those."""
+        return WindowFigures(
+            self.user_W + other.user_W,
+            self.bin_W + other.bin_W,
+            Tally.total([self.targets, other.targets]),
+            Tally.total([self.references, other.references]),
+        )
+
+    def figures(self) -> BucketFigures:
+        """Where these are all windows of their users."""
+        codes: dict[str, int] = {}
+        owner_W = np.array([codes.setdefault(user, len(codes)) for user in self.user_W], np.int64)
+        bin_W = np.array(self.bin_W, np.int64)
+        return BucketFigures(
+            windows=Tally.of(bin_W),
+            window_users=Tally.of_users(owner_W, bin_W),
+            targets=self.targets,
+            references=self.references,
+        )
 
 
 def _activity(user_A: Ints, time_A: Ints, *, frame: Frame) -> dict[str, Tally]:

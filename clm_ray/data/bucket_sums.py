@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.bucket import BucketResult
+from clm_ray.data.bucket_result import BucketResult
 
 
 def base_rates(results: Sequence[BucketResult], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

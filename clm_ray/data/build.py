@@ -26,11 +26,9 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.workspace import Workspace
-from clm_ray.data.bucket import (
-    BucketBuilder,
-    reference_times,
-)
+from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.bucket_figures import add_up, frame_of
+from clm_ray.data.bucket_files import write_impressions
 from clm_ray.data.bucket_sums import base_rates, probability_correction, scales
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
@@ -45,8 +43,9 @@ from clm_ray.data.manifest import MANIFEST, write_manifest
 from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opinions
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
+from clm_ray.data.references import reference_times
 from clm_ray.data.report import DataReport, make_report
-from clm_ray.data.second_pass import build_buckets, write_impressions
+from clm_ray.data.second_pass import build_buckets
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.data.user_neighbours import write_user_neighbours

@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 
 import clm_ray
 from clm_ray.data.assets import file_digest
-from clm_ray.data.bucket import BucketBuilder, BucketResult
+from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.bucket_lives import BucketLives
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.columns import map_value
 from clm_ray.data.manifest import BUILT_BY, FORMAT

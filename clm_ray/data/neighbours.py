@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from clm_ray.config.data import NeighboursConfig
-from clm_ray.data.bucket import users_of
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.cosine import nearest_rows
+from clm_ray.data.user_events import users_of
 from clm_ray.features.neighbours import RELATIONS, ItemNeighbours, choices, tastes
 from clm_ray.features.spec import FeatureSource
 from clm_ray.features.statistics import ItemStatistics

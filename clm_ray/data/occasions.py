@@ -10,12 +10,16 @@ An occasion is one user at one moment. Where it comes from decides its candidate
 
 The number of sampled negatives does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
 
+An occasion is made of the events of its moment, so a part of a user's events gives the occasions of that part; what reaches further (answers, however late)
+is settled before, in `Labelled`.
+
 Shape letters: N events of one user, T targets, C candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -26,6 +30,7 @@ from clm_ray.data.attribution import attribute
 from clm_ray.data.buckets import hash_of
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable, members
+from clm_ray.data.user_events import UserEvents
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.schema import HOUR_US, slate_slot
@@ -68,16 +73,39 @@ class Targets:
 
 TARGET_FIELDS = tuple(field.name for field in fields(Targets))
 """Names of the arrays of `Targets`."""
+_NO_ITEMS = np.empty(0, np.int32)
+_NOTHING = np.empty(0, np.float32)
+NO_TARGETS = Targets(_NO_ITEMS, _NOTHING, _NOTHING, _NOTHING, np.empty(0, np.int64), _NOTHING)
 
 
 @dataclass(frozen=True)
-class UserEvents:
-    """One user's rows as the occasions need them; the string columns are object arrays with None for null."""
+class Labelled:
+    """Some of a user's events with all that their occasions are made of, as the user's whole history says it. `label_N`: NaN where the event
+    is no target of its own; `weight_N`, `final_N`: see `Attributed`; `taken`: by slate, the items taken in answer to it, rising."""
 
     user_id: str
     history: History
     slot_N: NDArray[np.object_]
     decision_N: NDArray[np.object_]
+    label_N: NDArray[np.float32]
+    weight_N: NDArray[np.float32]
+    final_N: NDArray[np.int64]
+    taken: Mapping[str, NDArray[np.int32]]
+
+    def slice(self, start: int, stop: int) -> Labelled:
+        """Events start ≤ n < stop: of them come the occasions of these moments, if no moment is cut in two."""
+        cut = slice(start, stop)
+        slates = {decision for decision in self.decision_N[cut] if decision in self.taken} if self.taken else set()
+        return Labelled(
+            self.user_id,
+            self.history.slice(start, stop),
+            self.slot_N[cut],
+            self.decision_N[cut],
+            self.label_N[cut],
+            self.weight_N[cut],
+            self.final_N[cut],
+            {decision: self.taken[decision] for decision in sorted(slates)},
+        )
 
 
 @dataclass(frozen=True)
@@ -91,17 +119,23 @@ class OccasionSource:
     impression_code: int | None
     seed: int
 
-    def occasions(self, user: UserEvents) -> list[Occasion]:
-        """All occasions in time order."""
+    def labelled(self, user: UserEvents) -> Labelled:
+        """The user's events with their labels: answers belong to what was shown before, however long before."""
         history = user.history
         label_N = self.vocabulary.labels(history)
         answers_N = self._answers(user)
-        found = list(self._decisions(user, np.where(answers_N, label_N, np.nan)))
+        taken = self._taken(user, answers_N & (label_N == 1.0))
         label_N = np.where(answers_N, np.float32(np.nan), label_N)
+        weight_N, final_N = self.vocabulary.weights[history.event_N], history.time_N
         if self.config.negatives == "explicit":
-            found += self._explicit(history, label_N)
-        else:
-            found += self._positive(user, label_N)
+            found = attribute(history, label_N, self.vocabulary, window_us=self.window_us)
+            label_N, weight_N, final_N = found.label_N, found.weight_N, found.final_N
+        return Labelled(user.user_id, history, user.slot_N, user.decision_N, label_N, weight_N, final_N, taken)
+
+    def occasions(self, events: Labelled) -> list[Occasion]:
+        """All occasions of these events, in time order."""
+        found = list(self._decisions(events))
+        found += self._explicit(events) if self.config.negatives == "explicit" else self._positive(events)
         return sorted(found, key=lambda o: (o.time, o.kind))
 
     @property
@@ -120,17 +154,24 @@ class OccasionSource:
             answers_N[n] = since >= 0 and (not self.window_us or since < self.window_us)
         return answers_N
 
-    def _decisions(self, user: UserEvents, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
-        history = user.history
+    @staticmethod
+    def _taken(user: UserEvents, answers_N: NDArray[np.bool_]) -> dict[str, NDArray[np.int32]]:
+        """By slate, the items of the answers to it."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for n in np.flatnonzero(answers_N).tolist():
+            found[user.decision_N[n]].append(int(user.history.item_N[n]))
+        return {decision: np.unique(np.array(items, np.int32)) for decision, items in found.items()}
+
+    def _decisions(self, events: Labelled) -> Iterator[Occasion]:
+        history = events.history
         if self.impression_code is None:
             return
         for n in np.flatnonzero(history.event_N == self.impression_code):
-            decision = user.decision_N[n]
+            decision = events.decision_N[n]
             slate = self.slots.items(slate_slot(decision)) if decision is not None else None
             if slate is None or not len(slate):
                 continue
-            answers = (user.decision_N == decision) & (label_N == 1.0)
-            taken = np.unique(history.item_N[answers])
+            taken = events.taken.get(decision, _NO_ITEMS)
             taken = taken[members(taken, slate)]
             time = int(history.time_N[n])
             final_C = np.full(len(slate), time + self.window_us)
@@ -141,14 +182,13 @@ class OccasionSource:
                 found = replace(found, labels_C=labels, weights_C=np.ones(len(slate), np.float32))
             yield found
 
-    def _explicit(self, history: History, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
-        attributed = attribute(history, label_N, self.vocabulary, window_us=self.window_us)
-        label_N, weight_N = attributed.label_N, attributed.weight_N
-        where = np.flatnonzero(~np.isnan(label_N))
+    def _explicit(self, events: Labelled) -> Iterator[Occasion]:
+        history = events.history
+        where = np.flatnonzero(~np.isnan(events.label_N))
         rating_N = self.vocabulary.ratings(history)
         for group in _runs(history.time_N[where]):
             at = where[group]
-            items, labels, weights = history.item_N[at], label_N[at], weight_N[at]
+            items, labels, weights = history.item_N[at], events.label_N[at], events.weight_N[at]
             taken = items[labels == 1]
             yield Occasion(
                 int(history.time_N[at[0]]),
@@ -160,35 +200,25 @@ class OccasionSource:
                 labels,
                 weights,
                 rating_N[at],
-                final_C=attributed.final_N[at],
+                final_C=events.final_N[at],
             )
 
-    def _positive(self, user: UserEvents, label_N: NDArray[np.float32]) -> Iterator[Occasion]:
-        history = user.history
-        where = np.flatnonzero(label_N == 1.0)
+    def _positive(self, events: Labelled) -> Iterator[Occasion]:
+        history = events.history
+        where = np.flatnonzero(events.label_N == 1.0)
         for group in _runs(history.time_N[where]):
             at = where[group]
             items = np.unique(history.item_N[at])
-            weight = float(self.vocabulary.weights[history.event_N[at[0]]])
+            weight = float(events.weight_N[at[0]])
             time = int(history.time_N[at[0]])
             if self.config.negatives == "popularity":
                 taken = items[members(items, self.popularity.known(time))]
                 yield Occasion(time, "popularity", taken, items, None, weight)
                 continue
-            shown = self.slots.items(user.slot_N[at[0]])
+            slot = events.slot_N[at[0]]
+            shown = self.slots.items(slot)
             if shown is not None and len(shown):
-                yield Occasion(
-                    time, "availability", items[members(items, shown)], items, shown, weight, slot=user.slot_N[at[0]]
-                )
-
-    def targets(self, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
-        """Sampled targets of the occasions (train and valid)."""
-        parts = [self.sampled(user.user_id, occasion) for occasion in occasions]
-        parts = [p for p in parts if len(p)]
-        if not parts:
-            empty = np.empty(0, np.float32)
-            return Targets(np.empty(0, np.int32), empty, empty, empty, np.empty(0, np.int64), empty)
-        return Targets(*(np.concatenate([getattr(p, name) for p in parts]) for name in TARGET_FIELDS))
+                yield Occasion(time, "availability", items[members(items, shown)], items, shown, weight, slot=slot)
 
     def sampled(self, user_id: str, occasion: Occasion) -> Targets:
         """Sampled targets of one occasion."""
@@ -223,7 +253,10 @@ class OccasionSource:
         """Positive (moment, item) pairs in the user's log: what the occasions ask about at most."""
         history = user.history
         liked = self.vocabulary.labels(history) == 1.0
-        return len(set(zip(history.time_N[liked].tolist(), history.item_N[liked].tolist(), strict=True)))
+        time, item = history.time_N[liked], history.item_N[liked]
+        order = np.lexsort((item, time))
+        again = (np.diff(time[order]) == 0) & (np.diff(item[order]) == 0)
+        return len(time) - int(again.sum())
 
 
 def _targets(

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
 from clm_ray.data.assets import file_digest
-from clm_ray.data.bucket import BucketBuilder, BucketResult
-from clm_ray.data.bucket_figures import Frame, bucket_figures, window_figures
+from clm_ray.data.bucket import BucketBuilder
+from clm_ray.data.bucket_figures import Frame, bucket_figures
+from clm_ray.data.bucket_files import BucketFiles
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.buckets import part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.feature_sample import FeatureSample
 from clm_ray.data.kept_buckets import PARTS, Dependencies, KeptBuckets
-from clm_ray.schema import EVENTS, IMPRESSIONS, INTERACTIONS, REFERENCES, SEQUENCES
+from clm_ray.data.span_tasks import in_tasks, shared_by_all
+from clm_ray.schema import EVENTS, REFERENCES
 
 EVENTS_ROW_GROUP = 64_000
 _EVENTS = pa.schema([*EVENTS, pa.field("item", pa.int32(), nullable=False)])
@@ -47,12 +48,11 @@ def build_buckets(
     shared = ray.put((Dependencies.of(builder), frame))
 
     def build(block: pa.Table) -> pa.Table:
-        dependencies, frame = _shared(shared)
         out = []
         for bucket in pc.unique(block.column("bucket")).to_pylist():
             whole = block.filter(pc.equal(block.column("bucket"), bucket)).drop_columns(["bucket"])
             whole = whole.sort_by([("user_id", "ascending"), ("timestamp", "ascending"), ("event_id", "ascending")])
-            out.append(pickle.dumps((bucket, *_bucket(whole, bucket, dependencies, building, kept, frame))))
+            out.append(pickle.dumps((bucket, *_bucket(whole, bucket, shared, building, kept))))
         return pa.table({"result": pa.array(out, pa.binary())})
 
     done: dict[int, tuple[BucketResult, str, bool]] = {}
@@ -65,24 +65,19 @@ def build_buckets(
     for bucket in range(builder.recipe.sequences.buckets):
         if bucket not in done:
             _write_events(building, bucket, _EVENTS.empty_table())
-            _write_rows(building, bucket, BucketResult())
+            with BucketFiles(building, bucket) as files:
+                files.write_interactions(BucketResult())
             _write_references(building, bucket, BucketResult())
     results = [done[bucket][0] for bucket in sorted(done)]
     keys = {bucket: done[bucket][1] for bucket in sorted(done)}
     return BuiltBuckets(results, sample, keys, sum(taken for *_, taken in done.values()))
 
 
-@lru_cache(maxsize=1)
-def _shared(reference: ray.ObjectRef) -> tuple[Dependencies, Frame]:
-    """Fetched once per process: what it remembers of each day serves the buckets that come after."""
-    found: tuple[Dependencies, Frame] = ray.get(reference)
-    return found
-
-
 def _bucket(
-    events: pa.Table, bucket: int, dependencies: Dependencies, building: Path, kept: KeptBuckets, frame: Frame
+    events: pa.Table, bucket: int, shared: ray.ObjectRef, building: Path, kept: KeptBuckets
 ) -> tuple[BucketResult, str, bool]:
     """(result, key, whether it was kept) of one bucket, whose files are written."""
+    dependencies, frame = shared_by_all(shared)
     builder, parts = dependencies.builder, [building / name / part(bucket) for name in PARTS]
     key = dependencies.key(events, digest=file_digest(_write_events(building, bucket, events)))
     if (found := kept.find(key)) is not None:
@@ -90,10 +85,7 @@ def _bucket(
         result = found.result()
         result.references = builder.test_references(events)
     else:
-        result = builder.build(events)
-        _write_rows(building, bucket, result)
-        result.figures = window_figures(result.windows)
-        result.windows, result.interactions, result.impressions = [], [], []
+        result = _built(events, bucket, shared, building)
         references, result.references = result.references, []
         kept.keep(key, result, bucket=bucket, buckets=builder.recipe.sequences.buckets, parts=parts)
         result.references = references
@@ -103,41 +95,22 @@ def _bucket(
     return result, key, found is not None
 
 
+def _built(events: pa.Table, bucket: int, shared: ray.ObjectRef, building: Path) -> BucketResult:
+    """What the bucket gives beside its rows, which are written."""
+    builder = shared_by_all(shared)[0].builder
+    with BucketFiles(building, bucket) as files:
+        result = builder.build(events, take=files.take, run=in_tasks(shared, files))
+        files.write_interactions(result)
+    result.interactions, result.figures = [], files.figures.figures()
+    return result
+
+
 def _write_events(building: Path, bucket: int, events: pa.Table) -> Path:
     path = building / "events" / part(bucket)
     pq.write_table(events.cast(_EVENTS), path, compression="zstd", row_group_size=EVENTS_ROW_GROUP)
     return path
 
 
-def _write_rows(building: Path, bucket: int, result: BucketResult) -> None:
-    windows = rows_to_table(result.windows, SEQUENCES)
-    pq.write_table(
-        windows, building / "sequences" / part(bucket), compression="zstd", row_group_size=256, use_dictionary=False
-    )
-    pq.write_table(_interactions(result), building / "interactions" / part(bucket), compression="zstd")
-    write_impressions(building / "impressions" / part(bucket), rows_to_table(result.impressions, IMPRESSIONS))
-
-
-def write_impressions(path: Path, rows: pa.Table) -> None:
-    """Write a part of impressions (schema.IMPRESSIONS, in any order) anew: a file that stands there may be kept under another name too."""
-    ordered = rows.sort_by([("user_id", "ascending"), ("time", "ascending"), ("kind", "ascending")])
-    path.unlink(missing_ok=True)
-    pq.write_table(ordered.combine_chunks(), path, compression="zstd")
-
-
 def _write_references(building: Path, bucket: int, result: BucketResult) -> None:
     table = rows_to_table(result.references, REFERENCES)
     pq.write_table(table, building / "references" / part(bucket), compression="zstd")
-
-
-def _interactions(result: BucketResult) -> pa.Table:
-    users = np.repeat(
-        np.array([u for u, *_ in result.interactions], object), [len(items) for _, items, _, _ in result.interactions]
-    )
-    columns = [
-        np.concatenate([row[n] for row in result.interactions]) if result.interactions else np.empty(0)
-        for n in (1, 2, 3)
-    ]
-    return pa.table([pa.array(users, pa.string()), *(pa.array(c) for c in columns)], names=INTERACTIONS.names).cast(
-        INTERACTIONS
-    )

@@ -48,19 +48,23 @@ def cut_windows(
     *,
     max_context: int,
     body: int,
+    first: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of schema.SEQUENCES; targets and references lie in time order. Windows without targets and references are left out."""
-    before_T = np.searchsorted(context.time_N, targets.time_T, side="left")
-    before_R = np.searchsorted(context.time_N, references.time_R, side="left")
+    """Rows of schema.SEQUENCES; targets and references lie in time order. Windows without targets and references are left out.
+
+    `first`: context events of the user that lie before all targets and references and are not given; those of the first window's tail are.
+    """
+    before_T = first + np.searchsorted(context.time_N, targets.time_T, side="left")
+    before_R = first + np.searchsorted(context.time_N, references.time_R, side="left")
     window_T = np.maximum(before_T - 1, 0) // body
     window_R = np.maximum(before_R - 1, 0) // body
     for window in np.unique(np.concatenate([window_T, window_R])):
         start = max(0, int(window) * body - max_context)
-        stop = min(len(context), (int(window) + 1) * body)
+        stop = min(first + len(context), (int(window) + 1) * body)
         t, r = (slice(*np.searchsorted(of, [window, window + 1])) for of in (window_T, window_R))
         # Nothing after the last target or reference of the window is needed.
         stop = min(stop, int(max(before_T[t].max(initial=0), before_R[r].max(initial=0))))
-        part = context.slice(start, stop)
+        part = context.slice(start - first, stop - first)
         yield {
             "user_id": user_id,
             "window": int(window),
@@ -68,7 +72,7 @@ def cut_windows(
             "ctx_event": part.event_N.astype(np.int32),
             "ctx_value": part.value_N,
             "ctx_time": part.time_N,
-            "ctx_dense": context_dense[start:stop],
+            "ctx_dense": context_dense[start - first : stop - first],
             "tgt_item": targets.item_T[t],
             "tgt_label": targets.label_T[t],
             "tgt_weight": targets.weight_T[t],

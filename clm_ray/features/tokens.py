@@ -8,6 +8,8 @@ Shape letters: N events of all users, V values per token, Q questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,16 +38,33 @@ def residuals(
 
 
 def surprises(
-    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float, deviations: float = 0.0
 ) -> NDArray[np.float32]:
     """float32_N: what an event says beyond the item's mean and the user's: deviation less the user's mean deviation before it.
 
     The deviation is that of the rating, or of the label where the event has none; 0 where it has neither. Residuals against
     both baselines: Koren, "Factor in the neighbors" (2010).
+
+    `deviations`: `deviations_until` the first of the events, which are those of one user's later time: then from the event on that has more than
+    USER_MEAN_EVENTS of them before it all is to the last bit what it is of the whole history.
     """
     deviation_N, known_N = _deviations(joined.history, statistics=statistics, vocabulary=vocabulary, prior=prior)
-    mean_N = _mean_before(joined, deviation_N, known_N, joined.first_N, joined.before_N())
+    mean_N = _mean_before(joined, deviation_N, known_N, joined.first_N, joined.before_N(), deviations=deviations)
     return np.where(known_N, deviation_N - mean_N, 0.0).astype(np.float32)
+
+
+def deviations_until(
+    history: History, places: Sequence[int], *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+) -> list[float]:
+    """The sum of a user's deviations before each place (rising), added up event by event as `surprises` does, in memory for the longest way between two
+    places."""
+    total, start, found = 0.0, 0, []
+    for stop in places:
+        part = history.slice(start, stop)
+        deviation_N, known_N = _deviations(part, statistics=statistics, vocabulary=vocabulary, prior=prior)
+        total, start = float(np.cumsum(np.r_[total, np.where(known_N, deviation_N, 0.0)])[-1]), stop
+        found.append(total)
+    return found
 
 
 def user_means(
@@ -75,17 +94,21 @@ def _mean_before(
     known_N: NDArray[np.bool_],
     first_Q: NDArray[np.int64],
     before_Q: NDArray[np.int64],
+    *,
+    deviations: float = 0.0,
 ) -> NDArray[np.float64]:
     start = np.maximum(before_Q - USER_MEAN_EVENTS, first_Q)
-    total = joined.sums(np.where(known_N, deviation_N, 0.0), first_Q, start, before_Q)
+    value_N = np.where(known_N, deviation_N, 0.0)
+    value_N[:1] += deviations
+    total = joined.sums(value_N, first_Q, start, before_Q)
     count = np.concatenate([[0], np.cumsum(known_N)])
     return total / (count[before_Q] - count[start] + _USER_PRIOR)
 
 
 def token_values(
-    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float
+    joined: Joined, *, statistics: ItemStatistics, vocabulary: EventVocabulary, prior: float, deviations: float = 0.0
 ) -> NDArray[np.float32]:
-    """float32 [N, V], named by TOKEN_VALUES. The gap of a user's first event is 0."""
+    """float32 [N, V], named by TOKEN_VALUES. The gap of a user's first event is 0. `deviations`: see `surprises`."""
     history = joined.history
     label = vocabulary.labels(history)
     gap_days = np.diff(history.time_N, prepend=history.time_N[:1]) / DAY_US
@@ -93,7 +116,7 @@ def token_values(
     return np.stack(
         [
             residuals(history, statistics=statistics, vocabulary=vocabulary, prior=prior),
-            surprises(joined, statistics=statistics, vocabulary=vocabulary, prior=prior),
+            surprises(joined, statistics=statistics, vocabulary=vocabulary, prior=prior, deviations=deviations),
             (~np.isnan(label)).astype(np.float32),
             np.log1p(np.maximum(vocabulary.amounts(history), 0.0)) / 3.0,
             np.log1p(np.maximum(gap_days, 0.0)) / 3.0,

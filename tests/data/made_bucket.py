@@ -9,9 +9,11 @@ import pyarrow as pa
 from made_logs import ITEMS, VOCABULARY, Row, label_of, source_of, table_of
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.bucket import BucketBuilder, BucketResult, reference_times
+from clm_ray.data.bucket import BucketBuilder
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
+from clm_ray.data.references import reference_times
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
 from clm_ray.schema import TIMESTAMP

@@ -9,7 +9,7 @@ from made_bucket import builder_of
 from made_logs import DAYS, START, VOCABULARY, Row, table_of
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.bucket_figures import BucketFigures, Frame, bucket_figures, frame_of, window_figures
+from clm_ray.data.bucket_figures import BucketFigures, Frame, WindowFigures, bucket_figures, frame_of
 from clm_ray.data.bucket_lives import bucket_lives
 from clm_ray.data.figures import Figures, make_figures
 from clm_ray.data.life_counts import LifeCounts
@@ -46,7 +46,7 @@ def counts_of(log: Sequence[Row], made: Recipe, *, users: Sequence[str]) -> Buck
     mine = [row for row in log if row.user in users]
     builder = builder_of(log, made, log_end=LOG_END)
     table = table_of(mine)
-    return bucket_figures(table, window_figures(builder.build(table).windows), frame=frame_for(log, made))
+    return bucket_figures(table, WindowFigures.of(builder.build(table).windows).figures(), frame=frame_for(log, made))
 
 
 def all_features(made: Recipe) -> FeatureSpec:

@@ -33,10 +33,11 @@ from made_logs import (
 )
 
 from clm_ray.config.data import ImpressionsConfig
-from clm_ray.data.bucket import BucketResult, users_of
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.feature_sample import SAMPLE_PER_USER, SAMPLE_ROWS, FeatureSample, SampledUser, first_ranked
 from clm_ray.data.occasions import Occasion
+from clm_ray.data.user_events import users_of
 from clm_ray.features.asked import Joined
 from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.schema import DAY_US, TEST, TRAIN, VALID

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_bucket import Target, build, references_of, targets_of
 from made_logs import DAYS, HOUR_US, START, TRAIN_END, VALID_END, Row, label_of, moments, recipe, rows
 
-from clm_ray.data.bucket import BucketResult
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.feature_sample import SampledUser
 from clm_ray.schema import DAY_US, TRAIN
 

@@ -204,7 +204,7 @@ def test_each_target_finds_the_events_before_it_and_has_its_split(built: Built) 
 
 
 def build_users(events: pa.Table, source: FeatureSource) -> Any:
-    from clm_ray.data.bucket import users_of
+    from clm_ray.data.user_events import users_of
 
     return users_of(events, source)
 

@@ -20,14 +20,15 @@ from made_figures import THRESHOLDS, frame_for
 from made_logs import DAYS, ITEMS, START, USERS, VOCABULARY, Row, moments, numbered, ordered, recipe, rows, table_of
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data.bucket import BucketBuilder, BucketResult
+from clm_ray.data.bucket import BucketBuilder
+from clm_ray.data.bucket_files import write_impressions
 from clm_ray.data.bucket_lives import bucket_lives
+from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.kept_buckets import PARTS, Dependencies, KeptBuckets
 from clm_ray.data.life_counts import LifeCounts, count_lives
 from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
-from clm_ray.data.second_pass import write_impressions
 from clm_ray.data.slots import SlotTable
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US, IMPRESSIONS, NEIGHBOURS, SEQUENCES
