@@ -123,9 +123,9 @@ class BucketBuilder:
             self._spans.whole(self.occasions.labelled(user), of) for user, of in zip(users, references, strict=True)
         ]
         made = self._make(spans)
-        for user, one in zip(users, made, strict=True):
-            take(one.rows)
-            self._add(user, one.part, result)
+        take(SpanRows.joined([one.rows for one in made]))
+        for one in made:
+            self._add(one.part, result)
         for user, of, one in zip(users, references, made, strict=True):
             self._finish(user, one.part.sums, of, one.part.reference_dense_RF, one.train_rows, result)
 
@@ -145,7 +145,7 @@ class BucketBuilder:
         parts = []
         for part, rows in run(self._spans.spans(labelled, references, cuts, splits)):
             take(rows)
-            self._add(user, part, result)
+            self._add(part, result)
             parts.append(replace(part, test_occasions=[]))
         sums = SpanSums.joined([part.sums for part in parts])
 
@@ -220,7 +220,7 @@ class BucketBuilder:
         return references.select(references.split_R != TEST)
 
     @staticmethod
-    def _add(user: UserEvents, part: SpanPart, result: BucketResult) -> None:
+    def _add(part: SpanPart, result: BucketResult) -> None:
         result.test_occasions += part.test_occasions
         result.asked += part.asked
         result.left_out += part.left_out

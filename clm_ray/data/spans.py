@@ -132,6 +132,11 @@ class SpanRows:
     windows: list[dict[str, Any]] = field(default_factory=list)
     impressions: list[dict[str, Any]] = field(default_factory=list)
 
+    @staticmethod
+    def joined(parts: Sequence[SpanRows]) -> SpanRows:
+        """Those of several spans."""
+        return SpanRows([row for p in parts for row in p.windows], [row for p in parts for row in p.impressions])
+
 
 def cuts_of(time_N: NDArray[np.int64], context_time_M: NDArray[np.int64], *, body: int, events: int) -> list[Cut]:
     """The begin and end of every span of a user with events at `time_N`, one behind the other: two cuts are one span."""
