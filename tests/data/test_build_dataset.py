@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from clm_ray.config.recipe import Recipe, load_recipe, recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.data import build
 from clm_ray.data.assets import file_digest
+from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.build import Built, build_dataset
 from clm_ray.data.columns import ragged
@@ -32,6 +34,7 @@ from clm_ray.data.feature_sample import FeatureSample, SampledUser
 from clm_ray.data.log import Log, read_log
 from clm_ray.data.manifest import MANIFEST, read_manifest
 from clm_ray.data.neighbours import neighbours_of
+from clm_ray.data.spans import cuts_of
 from clm_ray.data.user_neighbours import ends_of
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
@@ -388,6 +391,29 @@ def test_a_rebuild_is_the_same_dataset_and_a_broken_one_changes_nothing(
     assert (file_digest(built.folder / MANIFEST), (built.folder / MANIFEST).stat().st_mtime_ns) == (before, written)
     assert workspace.current("datasets") == built.folder
     assert sorted(path.name for path in workspace.datasets.iterdir()) == sorted(["CURRENT", built.folder.name])
+
+
+def test_spans_made_by_other_workers_give_the_same_files(
+    built: Built, log: Log, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every user in as many spans as go, made by whoever is free; the next build takes the buckets as they are."""
+    recipe, source = recipe_in(built), source_in(built)
+    spans = [
+        len(cuts_of(history.time_N, history.time_N[context_N], body=recipe.sequences.body, events=1)) - 1
+        for bucket in (0, 1)
+        for user in build_users(pq.read_table(built.folder / "events" / f"part-{bucket:05d}.parquet"), source)
+        for history in [user.history]
+        for context_N in [source.vocabulary.is_context(history)]
+    ]
+    assert sum(spans) > 2 * len(spans)
+    monkeypatch.setattr(build, "BucketBuilder", partial(BucketBuilder, span_events=1))
+    workspace = Workspace(tmp_path)
+    other = build_dataset(log, recipe_from(raw), workspace)
+    assert other.manifest == built.manifest
+    assert {"sequences/part-00000.parquet", "report_figures.json"} <= built.manifest["files"].keys()
+    said: list[str] = []
+    assert build_dataset(log, recipe_from(raw), workspace, say=said.append).manifest == built.manifest
+    assert "2 of 2 buckets are as they were" in said
 
 
 def test_a_bucket_without_users_has_empty_parts_like_any_other(log: Log, raw: dict[str, Any], tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def bits(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(LOGS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 9))
 def test_span_by_span_gives_what_all_at_once_gives(
     name: str, log: list[Row], body: int, max_context: int, events: int
