@@ -15,7 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_bucket import OFFERS, builder_of
-from made_logs import DAYS, HOUR_US, ITEMS, START, TYPES, Row, moments, numbered, recipe, table_of
+from made_logs import (
+    DAYS,
+    HOUR_US,
+    ITEMS,
+    START,
+    TYPES,
+    VOCABULARY,
+    Row,
+    history_of,
+    moments,
+    numbered,
+    recipe,
+    statistics_of,
+    table_of,
+)
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket import BucketBuilder
@@ -27,6 +41,8 @@ from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
 from clm_ray.data.spans import Cut, Span, SpanPart, SpanRows, cuts_of
+from clm_ray.features.asked import Joined
+from clm_ray.features.tokens import USER_MEAN_EVENTS, deviations_until, token_values
 from clm_ray.schema import DAY_US, IMPRESSIONS, NEIGHBOURS, SEQUENCES
 
 RETENTION = {"every_days": 3, "active_within_days": 14, "bin_ends": [1, 3, 7], "report_days": [3, 7]}
@@ -174,6 +190,28 @@ def test_long_histories_look_back_over_the_edge_of_a_span(name: str) -> None:
     found = content(by_span.build(table, run=run))
     assert len(parts) > 4
     assert found == content(replace(one, span_events=AT_ONCE).build(table))
+
+
+def test_a_user_mean_is_summed_from_the_first_event_on() -> None:
+    """Sums of floats hang on where they begin. Here one sees it: ratings of the first days were so high that little of the later ones is left in the sum."""
+    random = np.random.default_rng(5)
+    values = np.r_[np.full(20, 1e13), random.uniform(0, 5, 380)]
+    log = numbered(
+        Row("u1", START + n // 3 * HOUR_US, "rating", 1 + n % 6, float(value)) for n, value in enumerate(values)
+    )
+    history, first = history_of(log), 250
+    known = {"statistics": statistics_of(log[20:]), "vocabulary": VOCABULARY, "prior": 4.0}
+    begin = int(np.searchsorted(history.time_N, history.time_N[first])) - USER_MEAN_EVENTS - 1
+    whole_NV = token_values(Joined.of([history]), **known)
+    part = Joined.of([history.slice(begin, len(history))])
+    [none, total] = deviations_until(history, [0, begin], **known)
+    later_NV = token_values(part, deviations=total, **known)[first - begin :]
+    assert none == 0
+    np.testing.assert_array_equal(later_NV, whole_NV[first:])
+    assert (token_values(part, **known)[first - begin :] != whole_NV[first:]).any()
+    one = builder([*log[20:], *BASE], made_recipe("time", body=8, max_context=10))
+    table = table_of(log)
+    assert content(replace(one, span_events=50).build(table)) == content(replace(one, span_events=AT_ONCE).build(table))
 
 
 def test_a_question_at_the_edge_lies_in_the_span_before() -> None:
