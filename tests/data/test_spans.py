@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ from clm_ray.data.buckets import part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import HeldOutOccasion, drawn
 from clm_ray.data.neighbours import neighbours_of, opinions_before, opinions_of, similar_items, slice_ends
-from clm_ray.data.spans import Cut, Span, SpanPart, SpanRows, cuts_of
+from clm_ray.data.occasions import Targets
+from clm_ray.data.spans import Cut, Span, SpanPart, SpanRows, SpanSums, cuts_of
 from clm_ray.features.asked import Joined
 from clm_ray.features.tokens import USER_MEAN_EVENTS, deviations_until, token_values
 from clm_ray.schema import DAY_US, IMPRESSIONS, NEIGHBOURS, SEQUENCES
@@ -212,6 +214,27 @@ def test_a_user_mean_is_summed_from_the_first_event_on() -> None:
     one = builder([*log[20:], *BASE], made_recipe("time", body=8, max_context=10))
     table = table_of(log)
     assert content(replace(one, span_events=50).build(table)) == content(replace(one, span_events=AT_ONCE).build(table))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_sums_of_spans_are_those_of_the_whole(offset: float) -> None:
+    """Of which the first has no offsets: zeros keep their places, unless there is nothing else."""
+    random, count = np.random.default_rng(7), 400
+    item_T, time_T = random.integers(1, 99, count).astype(np.int32), np.sort(random.integers(0, 10**6, count))
+    label_T, weight_T = random.integers(0, 2, count).astype(np.float32), np.ones(count, np.float32)
+    offset_T = np.where(np.arange(count) < 150, 0.0, offset * random.uniform(size=count)).astype(np.float32)
+    rating_T = np.where(random.uniform(size=count) < 0.5, np.nan, label_T).astype(np.float32)
+    split_T = (np.arange(count) >= 300).astype(np.int32)
+    columns = (item_T, label_T, weight_T, offset_T, time_T, rating_T)
+
+    def sums(start: int, stop: int, *, later: int) -> SpanSums:
+        return SpanSums.of(Targets(*(c[start:stop] for c in columns)), split_T[start:stop], later=later)
+
+    edges = [0, 150, 290, 310, count]
+    parts = [sums(*edge, later=later) for edge, later in zip(pairwise(edges), (9, 4, 5, 7), strict=True)]
+    whole = sums(0, count, later=4)
+    assert bits(SpanSums.joined(parts)) == bits(whole)
+    assert len(whole.offsets[0]) == (300 if offset else 0)
 
 
 def test_a_question_at_the_edge_lies_in_the_span_before() -> None:
