@@ -88,9 +88,9 @@ def _derive_ids(block: pa.Table, *, clean_N: NDArray[np.bool_]) -> pa.Table:
 
 def _reject_repeats(block: pa.Table, *, clean_N: NDArray[np.bool_]) -> pa.Table:
     index = np.flatnonzero(clean_N)
-    code_N = pc.dictionary_encode(block.column("event_id").combine_chunks()).indices.to_numpy(zero_copy_only=False)[
-        index
-    ]
+    codes = pc.dictionary_encode(block.column("event_id").combine_chunks()).indices
+    # Rejected rows may have no id, which makes numbers with gaps floats.
+    code_N = codes.to_numpy(zero_copy_only=False)[index].astype(np.int64)
     if np.bincount(code_N).max(initial=0) <= 1:
         return block
     digest_N2 = _digests(block)[index]
