@@ -29,9 +29,10 @@ from made_logs import (
 )
 
 from clm_ray.config.data import ImpressionsConfig
-from clm_ray.data.occasions import Occasion, OccasionSource, Targets, UserEvents
+from clm_ray.data.occasions import NO_TARGETS, TARGET_FIELDS, Occasion, OccasionSource, Targets
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
+from clm_ray.data.user_events import UserEvents
 from clm_ray.schema import DAY_US
 
 MANY = tuple(f"i{n:02d}" for n in range(40))
@@ -54,6 +55,15 @@ def source(
     return OccasionSource(made, VOCABULARY, slots or slots_of(OFFERS), popularity, code, seed)
 
 
+def occasions_of(source: OccasionSource, user: UserEvents) -> list[Occasion]:
+    return source.occasions(source.labelled(user))
+
+
+def sampled_of(source: OccasionSource, user: UserEvents, occasions: Sequence[Occasion]) -> Targets:
+    parts = [NO_TARGETS, *(source.sampled(user.user_id, occasion) for occasion in occasions)]
+    return Targets(*(np.concatenate([getattr(part, name) for part in parts]) for name in TARGET_FIELDS))
+
+
 def user_of(log: Sequence[Row], user: str = "u1") -> UserEvents:
     mine = ordered(row for row in log if row.user == user)
     return UserEvents(
@@ -66,7 +76,7 @@ def user_of(log: Sequence[Row], user: str = "u1") -> UserEvents:
 
 def targets_of(found: OccasionSource, log: Sequence[Row]) -> Targets:
     user = user_of(log)
-    return found.targets(user, found.occasions(user))
+    return sampled_of(found, user, occasions_of(found, user))
 
 
 LOGS = rows(moments(0, 30), slots=SLOTS, max_size=25)
@@ -106,7 +116,7 @@ def test_each_explicit_target_has_the_weight_of_its_own_type() -> None:
 def test_availability_asks_about_what_was_on_offer(log: list[Row], count: int, cap: int) -> None:
     found = source(negatives="availability", per_occasion=count, positives_per_occasion=cap)
     user = user_of(log)
-    occasions = {occasion.time: occasion for occasion in found.occasions(user)}
+    occasions = {occasion.time: occasion for occasion in occasions_of(found, user)}
     bought: dict[int, list[Row]] = {}
     for row in ordered(row for row in log if row.user == "u1" and label_of(row) == 1.0):
         bought.setdefault(row.time, []).append(row)
@@ -119,7 +129,7 @@ def test_availability_asks_about_what_was_on_offer(log: list[Row], count: int, c
         assert tuple(occasion.shown_C) == offer
         assert set(occasion.taken) == basket & set(offer)
         assert set(occasion.chosen) == basket
-        check_sample(found.targets(user, [occasion]), occasion, count=count, cap=cap)
+        check_sample(sampled_of(found, user, [occasion]), occasion, count=count, cap=cap)
 
 
 def check_sample(targets: Targets, occasion: Occasion, *, count: int, cap: int) -> None:
@@ -165,11 +175,11 @@ def test_each_negative_is_kept_with_the_share_that_the_offset_says() -> None:
 def test_popular_negatives_were_known_before_the_day_and_not_taken(log: list[Row], count: int) -> None:
     found = source(log, negatives="popularity", per_occasion=count)
     user = user_of(log)
-    for occasion in found.occasions(user):
+    for occasion in occasions_of(found, user):
         assert (occasion.kind, occasion.shown_C, occasion.slot) == ("popularity", None, None)
         bought = {r.item for r in log if r.user == "u1" and r.time == occasion.time and label_of(r) == 1.0}
         assert set(occasion.chosen) == bought
-        targets = found.targets(user, [occasion])
+        targets = sampled_of(found, user, [occasion])
         negatives = targets.item_T[targets.label_T == 0].tolist()
         day = occasion.time // DAY_US
         known = {r.item for r in log if label_of(r) is not None and r.time // DAY_US < day}
@@ -199,7 +209,7 @@ def test_nothing_popular_is_known_on_the_first_day() -> None:
     log = many_bought(2, slot=None)
     found = source(log, negatives="popularity")
     assert len(targets_of(found, log)) == 0
-    [occasion] = found.occasions(user_of(log))
+    [occasion] = occasions_of(found, user_of(log))
     assert set(occasion.chosen) == {1, 2}, "the whole catalogue is still ranked for it"
 
 
@@ -233,12 +243,12 @@ SLATE = numbered(
 def test_a_served_slate_is_an_occasion_of_its_own_moment(negatives: str) -> None:
     found = source(negatives=negatives, per_occasion=1, positives_per_occasion=1)
     user = user_of(SLATE)
-    decisions = [occasion for occasion in found.occasions(user) if occasion.kind == "decision"]
+    decisions = [occasion for occasion in occasions_of(found, user) if occasion.kind == "decision"]
     assert [(o.time, o.slot) for o in decisions] == [
         (START + 2 * HOUR_US, "decision:d1"),
         (START + 6 * HOUR_US, "decision:d2"),
     ]
-    targets = found.targets(user, decisions)
+    targets = sampled_of(found, user, decisions)
     # All of the slate, whatever the sampling of others; what was bought beside it is no answer to it.
     asked = sorted(zip(targets.time_T.tolist(), targets.item_T.tolist(), targets.label_T.tolist(), strict=True))
     first, second = START + 2 * HOUR_US, START + 6 * HOUR_US
@@ -250,18 +260,18 @@ def test_a_served_slate_is_an_occasion_of_its_own_moment(negatives: str) -> None
 @pytest.mark.parametrize("negatives", ["explicit", "availability", "popularity"])
 def test_answers_are_asked_about_once(negatives: str) -> None:
     """What answers a known slate is no occasion of its own; what names an unknown one is an event like others."""
-    times = [o.time for o in source(negatives=negatives).occasions(user_of(SLATE)) if o.kind != "decision"]
+    times = [o.time for o in occasions_of(source(negatives=negatives), user_of(SLATE)) if o.kind != "decision"]
     assert times == [START + 7 * HOUR_US, START + 8 * HOUR_US]
 
 
 def test_a_recipe_without_the_impression_event_has_no_slates() -> None:
-    kinds = {o.kind for o in source(negatives="availability", code=None).occasions(user_of(SLATE))}
+    kinds = {o.kind for o in occasions_of(source(negatives="availability", code=None), user_of(SLATE))}
     assert kinds == {"availability"}
 
 
 def test_another_user_does_not_answer() -> None:
     log = [*SLATE, Row("u2", START + 3 * HOUR_US, "purchase", 1, decision="d1", number=99)]
-    [decision, *_] = source(negatives="explicit").occasions(user_of(log))
+    [decision, *_] = occasions_of(source(negatives="explicit"), user_of(log))
     assert decision.taken.tolist() == [2]
 
 
@@ -272,7 +282,7 @@ def test_draws_depend_on_seed_user_and_moment_alone() -> None:
     def drawn(seed: int = 0, user: str = "u1", which: slice = slice(None)) -> list[list[int]]:
         made = source(slots=everything, negatives="availability", seed=seed)
         events = user_of([row._replace(user=user) for row in log], user)
-        return [made.targets(events, [occasion]).item_T.tolist() for occasion in made.occasions(events)[which]]
+        return [sampled_of(made, events, [occasion]).item_T.tolist() for occasion in occasions_of(made, events)[which]]
 
     assert drawn() == drawn()
     assert drawn(which=slice(1, 2)) == drawn()[1:]
@@ -284,5 +294,5 @@ def test_draws_depend_on_seed_user_and_moment_alone() -> None:
 def test_a_user_without_events_has_no_occasions() -> None:
     found = source(negatives="availability")
     nobody = user_of([])
-    assert found.occasions(nobody) == []
-    assert len(found.targets(nobody, [])) == 0
+    assert occasions_of(found, nobody) == []
+    assert len(sampled_of(found, nobody, [])) == 0
