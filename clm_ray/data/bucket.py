@@ -26,8 +26,9 @@ from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.references import ReferenceSource, test_rows
 from clm_ray.data.spans import SPAN_EVENTS, Span, SpanPart, SpanRows, SpanSource, SpanSums, cuts_of
 from clm_ray.data.splits import SplitPlan
+from clm_ray.data.tally import Tally
 from clm_ray.data.target_rows import FoundTargets, TargetSource
-from clm_ray.data.user_events import UserEvents, users_of
+from clm_ray.data.user_events import UserEvents, joined_history, users_of
 from clm_ray.data.windows import References, cut_windows
 from clm_ray.features.asked import Joined
 from clm_ray.features.history import History
@@ -87,7 +88,7 @@ class BucketBuilder:
                 self._whole(users, take or add, result)
         result.test_occasions = drawn(result.test_occasions, self.recipe.impressions).all()
         result.sample = result.sample.bounded()
-        result.gaps = [np.concatenate([np.empty(0, np.float32), *result.gaps])]
+        result.gaps = self._gaps(events)
         return result
 
     def test_references(self, events: pa.Table) -> list[dict[str, Any]]:
@@ -103,6 +104,12 @@ class BucketBuilder:
 
     def _one_by_one(self, spans: Iterator[Span]) -> Iterator[tuple[SpanPart, SpanRows]]:
         return map(self.span, spans)
+
+    def _gaps(self, events: pa.Table) -> Tally:
+        """Gaps between active days of the train period, days."""
+        users, history = joined_history(events, self.source.vocabulary)
+        counts_N = self.source.vocabulary.is_activity(history) & (history.time_N < self.plan.train_end)
+        return Tally.of(active_day_gaps(history.time_N[counts_N], user_A=users.indices.to_numpy()[counts_N]))
 
     @cached_property
     def _targets(self) -> TargetSource:
@@ -250,8 +257,6 @@ class BucketBuilder:
             full = np.flatnonzero((references.split_R == TRAIN) & (references.censored_R > last))
             came_back = (references.bin_R[full] <= last).astype(np.float32)
             result.sample.retention[days].append(SampledUser(rank, reference_dense_RF[full], came_back))
-        active = user.history.time_N[self.source.vocabulary.is_activity(user.history)]
-        result.gaps.append(active_day_gaps(active[active < self.plan.train_end]).astype(np.float32))
         for s, name in enumerate(("train", "valid")):
             rate = result.rates.setdefault(name, [0.0, 0.0, 0.0])
             rate[0] += sums.counts[s]

@@ -48,6 +48,7 @@ from clm_ray.data.report import DataReport, make_report
 from clm_ray.data.second_pass import build_buckets
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
+from clm_ray.data.tally import Tally
 from clm_ray.data.user_neighbours import write_user_neighbours
 from clm_ray.errors import DataError
 from clm_ray.features.catalogue import Catalogue
@@ -147,9 +148,8 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     _add_impressions(building, rows, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
     pq.write_table(neighbours, building / "neighbours.parquet", compression="zstd")
-    thresholds = learn_thresholds(
-        np.concatenate([np.empty(0, np.float32), *(g for r in results for g in r.gaps)]), config=recipe.lifecycle
-    )
+    gaps = Tally.total([r.gaps for r in results])
+    thresholds = learn_thresholds(gaps.key_N, gaps.count_N, config=recipe.lifecycle)
     pseudonyms = open_pseudonyms(recipe.privacy)
     content = {
         "pseudonyms": pseudonyms.fingerprint() if pseudonyms else None,

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clm_ray.data.columns import encoded, map_value
+from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource
 
@@ -28,25 +29,26 @@ class UserEvents:
     decision_N: NDArray[np.object_]
 
 
-def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
-    """One UserEvents per user of a table sorted by user, time, event id."""
-    if not events.num_rows:
-        return
-    names = pa.array(source.vocabulary.names)
+def joined_history(events: pa.Table, vocabulary: EventVocabulary) -> tuple[pa.DictionaryArray, History]:
+    """Whose each event is, and what is in it, of a table sorted by user, time, event id."""
+    names = pa.array(vocabulary.names)
     codes = pc.index_in(events.column("event_type"), value_set=names).to_numpy().astype(np.int16)
     items = events.column("item").to_numpy().astype(np.int32)
     values = events.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
     times = events.column("timestamp").cast(pa.int64()).to_numpy()
+    return encoded(events.column("user_id")), History(items, codes, values, times)
+
+
+def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
+    """One UserEvents per user of a table sorted by user, time, event id."""
+    if not events.num_rows:
+        return
+    users, history = joined_history(events, source.vocabulary)
     slots = map_value(events.column("context"), "slot")
     decisions = events.column("decision_id").to_numpy(zero_copy_only=False)
-    users = encoded(events.column("user_id"))
     user = users.indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], len(user)], strict=True):
-        cut = slice(int(start), int(stop))
-        yield UserEvents(
-            users.dictionary[int(user[start])].as_py(),
-            History(items[cut], codes[cut], values[cut], times[cut]),
-            slots[cut],
-            decisions[cut],
-        )
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(user)], strict=True):
+        cut = slice(start, stop)
+        user_id = users.dictionary[int(user[start])].as_py()
+        yield UserEvents(user_id, history.slice(start, stop), slots[cut], decisions[cut])

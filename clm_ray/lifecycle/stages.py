@@ -16,7 +16,7 @@ reactivated, nor a risk, which ends with the second day of activity (`settled_da
 whose visits lie about `at_risk_days` apart stays at risk, and does not swing to and fro with every visit. The same
 function replays a year offline and answers online.
 
-Shape letters: N activities of one user, oldest first. Q moments asked about. G gaps.
+Shape letters: N activities of one user, oldest first. Q moments asked about. G gaps. A activities of all users.
 """
 
 from __future__ import annotations
@@ -86,24 +86,26 @@ class Thresholds:
         return Thresholds(**days, settled_days=int(given["settled_days"]))
 
 
-def active_day_gaps(activity_time_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Days between consecutive active days (UTC) of one user: int64 [G], each at least 1. What thresholds are learned from."""
-    days = np.unique(activity_time_N // DAY_US)
-    return days[1:] - days[:-1]
+def active_day_gaps(time_A: NDArray[np.int64], *, user_A: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Days between consecutive active days (UTC) of each user: int64 [G], each at least 1; activities sorted by user and time. What thresholds are
+    learned from."""
+    gap = np.diff(time_A // DAY_US)[user_A[1:] == user_A[:-1]]
+    return gap[gap > 0]
 
 
-def learn_thresholds(gap_days_G: NDArray[np.int64] | NDArray[np.float64], *, config: LifecycleConfig) -> Thresholds:
-    """Thresholds from the gaps between active days of all users of the training period, days.
+def learn_thresholds(
+    gap_days_G: NDArray[np.int64], count_G: NDArray[np.int64], *, config: LifecycleConfig
+) -> Thresholds:
+    """Thresholds from the gaps between active days of all users of the training period: distinct gaps, days, rising, and how often each occurred.
 
     Whoever stays away longer than the `at_risk_quantile` of all gaps is unusually late; longer than the `churned_quantile`,
     gone. Values set in `config` win over learned ones. A learned value that does not fit the other (churned_days ≤ at_risk_days) is
     moved: churned_days to twice at_risk_days, or at_risk_days to half a given churned_days.
     Raises ConfigError when both are given and contradict each other.
     """
-    gaps = np.asarray(gap_days_G, np.float64)
-    if len(gaps):
-        at_risk = float(np.quantile(gaps, config.at_risk_quantile))
-        churned = float(np.quantile(gaps, config.churned_quantile))
+    if len(gap_days_G):
+        at_risk = _quantile(gap_days_G, count_G, config.at_risk_quantile)
+        churned = _quantile(gap_days_G, count_G, config.churned_quantile)
     else:
         at_risk, churned = FALLBACK_AT_RISK_DAYS, FALLBACK_CHURNED_DAYS
     at_risk = at_risk if config.at_risk_days is None else config.at_risk_days
@@ -114,6 +116,14 @@ def learn_thresholds(gap_days_G: NDArray[np.int64] | NDArray[np.float64], *, con
         elif config.at_risk_days is None:
             at_risk = churned / 2
     return Thresholds(config.new_days, at_risk, churned, config.reactivated_days, config.settled_days)
+
+
+def _quantile(value_G: NDArray[np.int64], count_G: NDArray[np.int64], share: float) -> float:
+    """As `numpy.quantile` of the values, each as often as it occurred."""
+    until_G = np.cumsum(count_G)
+    place = share * (int(until_G[-1]) - 1)
+    below, above = value_G[np.searchsorted(until_G, [np.floor(place), np.ceil(place)], side="right")].tolist()
+    return float(below + (above - below) * (place % 1))
 
 
 def stages_at(

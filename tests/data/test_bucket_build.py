@@ -348,8 +348,9 @@ def test_gaps_are_those_of_active_days_in_the_training_period() -> None:
     days = [0, 0, 3, 4, 14, 15, 16]
     log = numbered(Row("u1", START + day * DAY_US + n * HOUR_US, "login", 0) for n, day in enumerate(days))
     log += [Row("u1", START + 8 * DAY_US, "mail", 1, number=99), Row("u2", START, "skip", 1, number=100)]
-    gaps = [gap for part in build(log, recipe(), log_end=LOG_END).gaps for gap in part.tolist()]
-    assert gaps == [3, 1, 10]
+    log += [Row("u3", START + day * DAY_US, "login", 0, number=101 + day) for day in (0, 3)]
+    gaps = build(log, recipe(), log_end=LOG_END).gaps
+    assert dict(zip(gaps.key_N.tolist(), gaps.count_N.tolist(), strict=True)) == {1: 1, 3: 2, 10: 1}
 
 
 @FEW

@@ -126,10 +126,13 @@ def test_a_return_is_watched_then_established() -> None:
 
 
 def test_thresholds_are_learned_from_gaps() -> None:
-    learned = learn_thresholds(np.arange(1, 101), config=LifecycleConfig())
+    learned = learn_thresholds(np.arange(1, 101), np.ones(100, np.int64), config=LifecycleConfig())
     assert learned.at_risk_days == pytest.approx(90.1)
     assert learned.churned_days == pytest.approx(99.01)
-    assert learn_thresholds(np.arange(1, 101), config=LifecycleConfig(at_risk_days=5)).at_risk_days == 5
+    assert (
+        learn_thresholds(np.arange(1, 101), np.ones(100, np.int64), config=LifecycleConfig(at_risk_days=5)).at_risk_days
+        == 5
+    )
 
 
 @given(
@@ -143,7 +146,7 @@ def test_churned_is_always_after_at_risk(gaps: list[int], at_risk: float | None,
             LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
         return
     config = LifecycleConfig(at_risk_days=at_risk, churned_days=churned)
-    learned = learn_thresholds(np.array(gaps), config=config)
+    learned = learn_thresholds(*np.unique(np.array(gaps, np.int64), return_counts=True), config=config)
     assert learned.churned_days > learned.at_risk_days > 0
     assert at_risk in (None, learned.at_risk_days)
     assert churned in (None, learned.churned_days)
@@ -151,8 +154,21 @@ def test_churned_is_always_after_at_risk(gaps: list[int], at_risk: float | None,
 
 def test_gaps_are_between_active_days() -> None:
     times = np.array([0, 5, DAY_US - 1, DAY_US, 4 * DAY_US + 7, 4 * DAY_US + 9], np.int64)
-    assert active_day_gaps(times).tolist() == [1, 3]
-    assert active_day_gaps(np.empty(0, np.int64)).tolist() == []
+    users = np.zeros(6, np.int32)
+    assert active_day_gaps(times, user_A=users).tolist() == [1, 3]
+    assert active_day_gaps(np.r_[times, times[3:]], user_A=np.r_[users, users[3:] + 1]).tolist() == [1, 3, 3]
+    assert active_day_gaps(times[:0], user_A=users[:0]).tolist() == []
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=50), st.floats(0.5, 0.999), st.floats(0.5, 0.999))
+def test_thresholds_are_quantiles_of_the_gaps(gaps: list[int], one: float, other: float) -> None:
+    low, high = sorted([one, other])
+    config = LifecycleConfig(at_risk_quantile=low, churned_quantile=high)
+    learned = learn_thresholds(*np.unique(np.array(gaps, np.int64), return_counts=True), config=config)
+    at_risk, churned = np.quantile(gaps, [low, high])
+    assert learned.at_risk_days == pytest.approx(at_risk)
+    if churned > at_risk * (1 + 1e-9):
+        assert learned.churned_days == pytest.approx(churned)
 
 
 def test_thresholds_survive_json() -> None:
