@@ -109,7 +109,7 @@ def test_training_does_not_see_the_later_splits(fork: tuple[int, list[Row], list
                 "references": [repr(r) for r in references_of(result) if r.split == TRAIN],
                 "click_sample": _filled(result.sample.click),
                 "retention_sample": {days: _filled(users) for days, users in result.sample.retention.items()},
-                "gaps": sorted(gap for part in result.gaps for gap in part.tolist()),
+                "gaps": list(zip(result.gaps.key_N.tolist(), result.gaps.count_N.tolist(), strict=True)),
                 "interactions": {
                     (user, int(item)): (float(weight), int(events))
                     for user, *columns in result.interactions
