@@ -77,16 +77,20 @@ RETENTION_DATA = (
 )
 """On The Complete Journey for `benchmarks.retention`: references as the recipe has them, and next to nothing about clicks, which are not learned there."""
 
-SELECTION_CUTS = ("split.train_end=2017-07-30", "split.valid_end=2017-08-27")
-"""Days 210 and 238: everything that settings are chosen by lies before the recipe's own test period."""
+SELECTION_PERIODS: Mapping[str, tuple[tuple[str, ...], tuple[int, int]]] = {
+    "days 182 to 210": (("split.train_end=2017-06-04", "split.valid_end=2017-07-02"), (182, 210)),
+    "days 238 to 266": (("split.train_end=2017-07-30", "split.valid_end=2017-08-27"), (238, 266)),
+}
+"""Cuts, and days of the references that settings are judged on: everything lies before the recipe's own test period. Training ends 28 days before
+calibration does."""
 
 RETENTION: Mapping[str, tuple[str, ...]] = {
-    "2 epochs": ("train.epochs=2",),
-    "2 epochs, weights averaged": ("train.epochs=2", "train.ema=0.99"),
-    "3 epochs, a third of the rate": ("train.epochs=3", "train.learning_rate=0.001"),
-    "3 epochs, a third of the rate, weights averaged": (
-        "train.epochs=3",
-        "train.learning_rate=0.001",
+    "features, 6 epochs": ("train.epochs=6",),
+    "features, 6 epochs, weights averaged": ("train.epochs=6", "train.ema=0.99"),
+    "features, 6 epochs, one member": ("train.epochs=6", "model.retention_members=1"),
+    "features and state, 2 epochs, weights averaged": (
+        "model.retention_state=true",
+        "train.epochs=2",
         "train.ema=0.99",
     ),
 }

@@ -2,11 +2,11 @@
 
     python -m benchmarks.retention [--only selection test] [--settings NAME ...]
 
-References every 7 days of users with a purchase within the last 91 days. `selection` chooses the settings: trained up to day 210 and calibrated up
-to day 238 of 2017, judged on references of the days 238 to 266, whose labels end before day 294. `test` trains with the settings chosen on what
-lies before day 266 (baselines: references up to day 238, all labels known by then), calibrates on the days up to 294, and reads the references
-from day 294 on once for each of three seeds. Treated users are followed through what they are sent (retention.treatments is empty in
-this recipe): what was sent before a reference is an input.
+References every 7 days of users with a purchase within the last 91 days. `selection` chooses the settings by their mean log loss on two periods:
+references of the days 182 to 210 (trained up to day 154 of 2017, calibrated up to 182) and of the days 238 to 266 (210, 238), whose labels end
+before day 294. `test` trains with the settings chosen on what lies before day 266 (baselines: references up to day 238, all labels known by then),
+calibrates on the days up to 294, and reads the references from day 294 on once for each of three seeds. Treated users are followed through what
+they are sent (retention.treatments is empty in this recipe): what was sent before a reference is an input.
 
 Rows are written to benchmarks/results/retention.json as they are done; finished trainings and evaluations are not made again.
 """
@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.configurations import RETENTION, RETENTION_BASE, RETENTION_DATA, SELECTION_CUTS
+from benchmarks.configurations import RETENTION, RETENTION_BASE, RETENTION_DATA, SELECTION_PERIODS
 from benchmarks.quality import SEEDS, Data, evaluated, prepared, recipe_for
 from benchmarks.record import figures_of, record
 from clm_ray.config.stages import STAGES
@@ -39,8 +39,8 @@ from clm_ray.schema import DAY_US
 HORIZON = 28
 FIRST_DAY = 17_167
 """2017-01-01, days since 1970: day 0."""
-SELECTED, TESTED = (238, 266), (294, 365)
-"""Days of the references that settings are chosen by, and of those of the test."""
+TESTED = (294, 365)
+"""Days of the references of the test."""
 RESAMPLES = 200
 BINS = 10
 PARTS = ("selection", "test")
@@ -74,16 +74,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _select(root: Path, settings: Sequence[str] | None) -> None:
-    data = prepared("complete_journey", root / "selection", (*RETENTION_DATA, *SELECTION_CUTS))
+    """Each setting on each period; a baseline is judged once."""
     rows: dict[str, Any] = figures_of("retention").get("selection", {}) if settings else {}
     for name in settings or RETENTION:
-        overrides = RETENTION[name]
-        asked = Asked.of(_predictions(data, overrides, baselines=name == next(iter(RETENTION))), days=SELECTED)
-        rows[name] = figures(asked.outcome_R, asked.scores[MODEL])
-        rows |= {other: figures(asked.outcome_R, p_R) for other, p_R in asked.scores.items() if other != MODEL}
+        for period, (cuts, days) in SELECTION_PERIODS.items():
+            data = prepared("complete_journey", root / period.replace(" ", "-"), (*RETENTION_DATA, *cuts))
+            baselines = name == next(iter(RETENTION))
+            asked = Asked.of(_predictions(data, RETENTION[name], baselines=baselines), days=days)
+            for method, p_R in asked.scores.items():
+                row = rows.setdefault(name if method == MODEL else method, {"periods": {}})
+                row["periods"][period] = figures(asked.outcome_R, p_R)
+            print(name, period, rows[name]["periods"][period], flush=True)
+        for row in rows.values():
+            row |= _mean(list(row["periods"].values()))
         best = min((one for one in RETENTION if one in rows), key=lambda one: rows[one]["log_loss"])
         record("retention", {"selection": rows, "chosen": best}, merge=True)
-        print(name, rows[name], flush=True)
 
 
 def _test(root: Path) -> None:

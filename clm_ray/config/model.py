@@ -80,6 +80,10 @@ class ModelConfig(Section):
     members: int = Field(default=1, ge=1)
     """Members of the click head's MLP (of the interaction `attention`), which share its first layer but for scales, are each trained on
     their own loss, and answer with their mean probability: better calibrated and a little sharper, for that many times the work of this head."""
+    retention_members: int = Field(default=8, ge=1)
+    """Members of the retention head's MLP, likewise; their survival curves are averaged."""
+    retention_state: bool = False
+    """Whether the retention head gets the user tower's state beside the features of recency, frequency and spend."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in user tower and heads."""
     id_dropout: float = Field(default=0.2, ge=0, lt=1)

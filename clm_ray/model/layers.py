@@ -5,7 +5,7 @@ position sees does not depend on where a window was cut. Stacked layers see furt
 out among them the context that every window carries.
 
 Shape letters: B windows, T tokens (start token first), Q targets of a window, D width, A heads, E width of a head; K members of a head,
-P inputs and H hidden width of an MLP.
+P inputs, H hidden width and O outputs of an MLP.
 """
 
 from __future__ import annotations
@@ -90,21 +90,28 @@ class Members(nn.Module):
     signs and scales of what goes in, and have biases and last layers of their own. Each is trained on its own loss, so they err apart.
     """
 
-    def __init__(self, inputs: int, hidden: int, *, members: int, dropout: float) -> None:
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, members: int, dropout: float) -> None:
         super().__init__()
         shared = nn.Linear(inputs, hidden)
         self.weight = nn.Parameter(shared.weight.detach().clone())
         self.scale = nn.Parameter(torch.randint(0, 2, (members, inputs)).float() * 2 - 1)
         self.bias = nn.Parameter(torch.zeros(members, hidden))
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Parameter(torch.empty(members, hidden).uniform_(-(hidden**-0.5), hidden**-0.5))
-        self.out_bias = nn.Parameter(torch.zeros(members))
+        self.out = nn.Parameter(torch.empty(members, outputs, hidden).uniform_(-(hidden**-0.5), hidden**-0.5))
+        self.out_bias = nn.Parameter(torch.zeros(members, outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[..., K]: a logit of each member, from [..., P]."""
+        """[..., K, O]: what each member says, from [..., P]."""
         # One product with all members' weights: scaling the inputs instead would make a copy of them for each member.
         weight_KHP = self.weight * self.scale.unsqueeze(1)
         hidden = F.linear(inputs, weight_KHP.flatten(0, 1), self.bias.flatten())
         hidden = hidden.view(*inputs.shape[:-1], *self.bias.shape)
-        logit: Tensor = (self.dropout(F.gelu(hidden)) * self.out).sum(-1) + self.out_bias
-        return logit
+        said: Tensor = (self.dropout(F.gelu(hidden)).unsqueeze(-2) * self.out).sum(-1) + self.out_bias
+        return said
+
+
+def members_of(inputs: int, hidden: int, outputs: int, *, members: int, dropout: float) -> nn.Module:
+    """A two-layer head that says [..., K, O] of [..., P]."""
+    if members > 1:
+        return Members(inputs, hidden, outputs, members=members, dropout=dropout)
+    return nn.Sequential(mlp(inputs, hidden, outputs, dropout=dropout), nn.Unflatten(-1, (1, outputs)))

@@ -2,7 +2,7 @@
 
 Shape letters: B windows, T tokens (start token at 0, context event n at n + 1), Q targets, R references, U distinct items,
 X texts, M width of the items' further vectors, D width, H text width, V values per token, S dense features, J hazard bins,
-K members of the click head.
+K members of a head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clm_ray.config.model import ModelConfig
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.heads import NextAction, Rating, Value
 from clm_ray.model.interactions import ATTENDING, CROSSES, Fields, Shape, products
-from clm_ray.model.layers import Attention, Block, Members, layer_reaches, mlp
+from clm_ray.model.layers import Attention, Block, layer_reaches, members_of
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,13 @@ class Network(nn.Module):
         self.interaction = Attention(d, heads=sizes.heads, reach=sizes.reach) if attends else None
         self.click: nn.Module | None = None
         if "attention" in chosen:
-            inputs, members = 5 * d + 1 + sizes.click_features, config.members
-            self.click = (
-                mlp(inputs, sizes.hidden, 1, dropout=config.dropout)
-                if members == 1
-                else Members(inputs, sizes.hidden, members=members, dropout=config.dropout)
-            )
+            inputs = 5 * d + 1 + sizes.click_features
+            self.click = members_of(inputs, sizes.hidden, 1, members=config.members, dropout=config.dropout)
         self.click_linear = nn.Linear(sizes.click_features, 1)
-        self.retention = mlp(d + sizes.retention_features, sizes.hidden, sizes.bins, dropout=config.dropout)
+        inputs = (d if config.retention_state else 0) + sizes.retention_features
+        self.retention = members_of(
+            inputs, sizes.hidden, sizes.bins, members=config.retention_members, dropout=config.dropout
+        )
         self.retention_linear = nn.Linear(sizes.retention_features, sizes.bins)
         self.retrieval = nn.Linear(d, d)
         self.log_temperature = nn.Parameter(torch.zeros(1))  # DeepSpeed broadcasts no zero-dimensional tensor
@@ -229,7 +228,7 @@ class Network(nn.Module):
         with exact(fields.item_BQD):
             logit: Tensor = self.click_linear(fields.dense_BQS)
             if self.click is not None:
-                logit = self.click(products(fields)) + logit
+                logit = self.click(products(fields)).squeeze(-1) + logit
             for cross in self.crosses.values():
                 logit = logit + cross(fields)
             return logit
@@ -266,9 +265,14 @@ class Network(nn.Module):
 
     def hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
         """float32 [B, R, J]: logit of coming back within bin j given not before."""
+        return mean_hazard_logit(self.member_hazard_logits(state_BRD, dense_BRS))
+
+    def member_hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
+        """float32 [B, R, K, J]: the same by each member of the retention head (`model.retention_members`)."""
         with exact(state_BRD):
-            joined = torch.cat([state_BRD.float(), dense_BRS], dim=-1)
-            return self.retention(joined) + self.retention_linear(dense_BRS)
+            seen = [state_BRD.float()] if self.config.retention_state else []
+            said: Tensor = self.retention(torch.cat([*seen, dense_BRS], dim=-1))
+            return said + self.retention_linear(dense_BRS).unsqueeze(-2)
 
 
 def exact(like: Tensor) -> torch.autocast:
@@ -282,6 +286,15 @@ def mean_logit(logit_BQK: Tensor) -> Tensor:
         return logit_BQK.squeeze(-1)
     # log of Σ p less log of Σ (1 - p): finite where all probabilities round to 0 or 1.
     return F.logsigmoid(logit_BQK).logsumexp(-1) - F.logsigmoid(-logit_BQK).logsumexp(-1)
+
+
+def mean_hazard_logit(logit_BRKJ: Tensor) -> Tensor:
+    """[B, R, J]: hazard logits of the mean of the members' survival curves: each member's hazard counts as far as it left the user away until then."""
+    if logit_BRKJ.shape[-2] == 1:
+        return logit_BRKJ.squeeze(-2)
+    stays = F.logsigmoid(-logit_BRKJ)
+    before = stays.cumsum(-1) - stays
+    return (before + F.logsigmoid(logit_BRKJ)).logsumexp(-2) - (before + stays).logsumexp(-2)
 
 
 def gather_positions(state_BTD: Tensor, pos_BQ: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from torch.nn import functional as F
 
 from clm_ray.model.fairness import Fairness
 from clm_ray.model.interactions import Fields
-from clm_ray.model.network import ItemInputs, Network, UserInputs, exact, gather_positions, mean_logit
+from clm_ray.model.network import (
+    ItemInputs,
+    Network,
+    UserInputs,
+    exact,
+    gather_positions,
+    mean_hazard_logit,
+    mean_logit,
+)
 from clm_ray.model.shared import shared
 from clm_ray.model.text import TextTower
 
@@ -179,9 +187,12 @@ class Recommender(nn.Module):
 
     def hazard_logits(self, batch: Batch, state_BTD: Tensor) -> Tensor:
         """[B, R, J]."""
-        return self.network.hazard_logits(
-            gather_positions(state_BTD, batch.references.pos_BR), batch.references.dense_BRS
-        )
+        return mean_hazard_logit(self.member_hazard_logits(batch, state_BTD))
+
+    def member_hazard_logits(self, batch: Batch, state_BTD: Tensor) -> Tensor:
+        """[B, R, K, J]."""
+        state_BRD = gather_positions(state_BTD, batch.references.pos_BR)
+        return self.network.member_hazard_logits(state_BRD, batch.references.dense_BRS)
 
     def values(self, batch: Batch, state_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Distribution of the spend within the horizon, each [B, R]; see `Network.values`."""
@@ -195,7 +206,7 @@ class Recommender(nn.Module):
         logit_BQ = mean_logit(logit_BQK)
         found = {
             "click": click_loss(logit_BQK, batch.click, smoothing=self.label_smoothing),
-            "retention": hazard_loss(self.hazard_logits(batch, state_BTD), batch.references),
+            "retention": hazard_loss(self.member_hazard_logits(batch, state_BTD), batch.references),
             "retrieval": self._retrieval_loss(batch.retrieval, item_UD, state_BTD),
         }
         network, asked, references = self.network, batch.click, batch.references
@@ -244,13 +255,14 @@ def click_loss(logit_BQK: Tensor, targets: ClickTargets, *, smoothing: float = 0
     return (each.mean(-1) * targets.weight_BQ).sum()
 
 
-def hazard_loss(logit_BRJ: Tensor, targets: ReferenceTargets) -> Tensor:
-    """Discrete-time hazard likelihood with censoring (Gensheimer & Narasimhan, 2019), summed over references.
+def hazard_loss(logit_BRKJ: Tensor, targets: ReferenceTargets) -> Tensor:
+    """Discrete-time hazard likelihood with censoring (Gensheimer & Narasimhan, 2019) of each member, summed over references, mean of the members.
 
     Bin j counts while the user has not come back before it and it was observed to its end.
     """
-    bins = torch.arange(logit_BRJ.shape[-1], device=logit_BRJ.device)
-    counts = (bins <= targets.bin_BR.unsqueeze(-1)) & (bins < targets.seen_BR.unsqueeze(-1))
-    label = (bins == targets.bin_BR.unsqueeze(-1)).to(logit_BRJ.dtype)
-    each = F.binary_cross_entropy_with_logits(logit_BRJ, label, reduction="none")
-    return (each * counts).sum()
+    bins = torch.arange(logit_BRKJ.shape[-1], device=logit_BRKJ.device)
+    counts_BRJ = (bins <= targets.bin_BR.unsqueeze(-1)) & (bins < targets.seen_BR.unsqueeze(-1))
+    label_BRJ = (bins == targets.bin_BR.unsqueeze(-1)).to(logit_BRKJ.dtype)
+    label_BRKJ = label_BRJ.unsqueeze(-2).expand_as(logit_BRKJ)
+    each = F.binary_cross_entropy_with_logits(logit_BRKJ, label_BRKJ, reduction="none")
+    return (each.mean(-2) * counts_BRJ).sum()
