@@ -66,7 +66,7 @@ def _slot_by_slot(network: Network, batch: Batch, encode: Callable[[int], Tensor
     asked, references, retrieval = batch.click, batch.references, batch.retrieval
     at = gather_positions(state_BTD, asked.pos_BQ)
     click = network.click_logits(token_BTD, at, asked.pos_BQ, vectors(asked.item_BQ), asked.dense_BQS)
-    hazard = network.hazard_logits(gather_positions(state_BTD, references.pos_BR), references.dense_BRS)
+    hazard = network.member_hazard_logits(gather_positions(state_BTD, references.pos_BR), references.dense_BRS)
     query_MD = network.query(state_BTD[retrieval.row_M, retrieval.pos_M])
     own_M = (query_MD * vectors(retrieval.item_M)).sum(-1) - retrieval.logq_M
     others_MG = query_MD @ vectors(retrieval.negative_G).T - retrieval.logq_G

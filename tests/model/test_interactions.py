@@ -48,7 +48,8 @@ def test_the_default_has_the_logits_it_had_before_there_was_a_choice() -> None:
     shapes = {"width": 8, "layers": 1, "heads": 2, "hidden": 6, "reach": 4, "text_width": 5, "id_slots": 7}
     counts = {"categories": 3, "event_types": 2, "token_values": 4, "user_categories": 2, "user_numbers": 1}
     sizes = Sizes(**shapes, **counts, click_features=3, retention_features=2, bins=2)
-    network = Network(sizes, ModelConfig(width=8, heads=2, hidden=6)).eval()
+    alone = ModelConfig(width=8, heads=2, hidden=6, retention_state=True, retention_members=1)
+    network = Network(sizes, alone).eval()
     pos = torch.tensor([[0, 3, 5], [2, 2, 4]])
     with torch.no_grad():
         logit = network.click_logits(_wave(2, 6, 8), _wave(2, 3, 8).cos(), pos, _wave(2, 3, 8).exp(), _wave(2, 3, 3))

@@ -47,14 +47,21 @@ def test_hazard_loss_is_the_likelihood_with_censoring() -> None:
                     expected -= math.log(hazard)
                     break
                 expected -= math.log(1 - hazard)
-    assert float(hazard_loss(logit, _references(bins, seen))) == pytest.approx(expected, rel=1e-5)
+    assert float(hazard_loss(logit.unsqueeze(-2), _references(bins, seen))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_was_not_seen_in_full_has_no_gradient() -> None:
     logit = torch.randn(1, 2, BINS, requires_grad=True)
-    hazard_loss(logit, _references([[BINS, 1]], [[2, BINS]])).backward()
+    hazard_loss(logit.unsqueeze(-2), _references([[BINS, 1]], [[2, BINS]])).backward()
     assert logit.grad is not None
     assert ((logit.grad != 0) == torch.tensor([[[True, True, False, False], [True, True, False, False]]])).all()
+
+
+def test_hazard_loss_of_members_is_the_mean_of_their_losses() -> None:
+    logit = torch.randn(2, 3, 5, BINS, generator=torch.Generator().manual_seed(2))
+    references = _references([[0, 2, BINS], [1, 3, 2]], [[4, 4, 2], [3, 4, 1]])
+    each = [float(hazard_loss(logit[:, :, k : k + 1], references)) for k in range(5)]
+    assert float(hazard_loss(logit, references)) == pytest.approx(np.mean(each), rel=1e-5)
 
 
 def test_survival_is_one_minus_the_product_of_staying_away() -> None:

@@ -232,7 +232,7 @@ def test_the_best_k_of_the_candidates_best_first(profiler: Profiler, ranker: Ran
     first, second = rank(ranker, states, rows, [2, 5])
     score = dict(zip(rows[0].tolist(), scorer.click(states_of(states)[:1], rows[:1])[0].tolist(), strict=True))
     assert first.row_K.tolist() == sorted(score, key=lambda row: -score[row])[:2]
-    assert first.probability_K.tolist() == [score[row] for row in first.row_K.tolist()]
+    assert first.probability_K.tolist() == pytest.approx([score[row] for row in first.row_K.tolist()], abs=1e-6)
     assert second.row_K.tolist() == [2]
 
 
