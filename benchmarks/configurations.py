@@ -84,11 +84,13 @@ SELECTION_PERIODS: Mapping[str, tuple[tuple[str, ...], tuple[int, int]]] = {
 """Cuts, and days of the references that settings are judged on: everything lies before the recipe's own test period. Training ends 28 days before
 calibration does."""
 
+_GROWING = ("model.retention_cumulative=true",)
 RETENTION: Mapping[str, tuple[str, ...]] = {
-    "features, 6 epochs": ("train.epochs=6",),
-    "features, 6 epochs, weights averaged": ("train.epochs=6", "train.ema=0.99"),
-    "features, 6 epochs, one member": ("train.epochs=6", "model.retention_members=1"),
-    "features and state, 2 epochs, weights averaged": (
+    "3 epochs": ("train.epochs=3",),
+    "what only grows too, 6 epochs": (*_GROWING, "train.epochs=6"),
+    "what only grows too, 6 epochs, weights averaged": (*_GROWING, "train.epochs=6", "train.ema=0.99"),
+    "what only grows and state too, 2 epochs, weights averaged": (
+        *_GROWING,
         "model.retention_state=true",
         "train.epochs=2",
         "train.ema=0.99",

@@ -7,7 +7,7 @@ Shape letters: Q queries, F all features, S selected features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from clm_ray.features.neighbours import NEIGHBOUR_FEATURES, NO_NEIGHBOURS, ItemN
 from clm_ray.features.pair import PAIR_FEATURES, pair_features
 from clm_ray.features.statistics import ItemStatistics
 from clm_ray.features.tokens import residuals, surprises
-from clm_ray.features.user import user_feature_names, user_features
+from clm_ray.features.user import CUMULATIVE, user_feature_names, user_features
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,15 @@ class Selection:
 
     def without(self, prefixes: tuple[str, ...]) -> Selection:
         """The selection without the columns whose name begins with one of `prefixes`."""
-        keep = [n for n, name in enumerate(self.chosen) if not name.startswith(prefixes)]
-        left_out = {name: "left out (model.without)" for name in self.chosen if name.startswith(prefixes)}
+        return self.less([name for name in self.chosen if name.startswith(prefixes)], reason="left out (model.without)")
+
+    def less(self, names: Collection[str], *, reason: str) -> Selection:
+        """The selection without these columns."""
+        keep = [n for n, name in enumerate(self.chosen) if name not in names]
         return Selection(
             self.names,
             tuple(self.chosen[n] for n in keep),
-            {**self.dropped, **left_out},
+            {**self.dropped, **{name: reason for name in self.chosen if name in names}},
             tuple(self.mean[n] for n in keep),
             tuple(self.scale[n] for n in keep),
         )
@@ -86,6 +89,12 @@ class FeatureSpec:
     def without(self, prefixes: tuple[str, ...]) -> FeatureSpec:
         """Both selections without the columns whose name begins with one of `prefixes`."""
         return FeatureSpec(self.click.without(prefixes), self.retention.without(prefixes))
+
+    def stationary(self) -> FeatureSpec:
+        """The retention block without what only ever grows (`user.CUMULATIVE`)."""
+        return FeatureSpec(
+            self.click, self.retention.less(CUMULATIVE, reason="only grows (model.retention_cumulative)")
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

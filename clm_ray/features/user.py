@@ -42,6 +42,10 @@ def _sums_between(
     return sums[end_Q] - sums[begin_Q]
 
 
+CUMULATIVE = ("user_log_tenure_days", "user_log_events", "user_log_active_days")
+"""Features that grow as long as a user stays: tomorrow's values lie beyond those of the training period."""
+
+
 def user_feature_names(windows_days: tuple[int, ...]) -> tuple[str, ...]:
     """Names of the columns of `user_features`."""
     names = ["log_days_since_active", "log_days_since_event", "log_tenure_days", "log_mean_gap_days", "log_sd_gap_days"]

@@ -83,7 +83,7 @@ def open_dataset(dataset: Path, recipe: Recipe) -> Prepared:
         dataset,
         recipe,
         manifest,
-        spec.without(recipe.model.without),
+        (spec if recipe.model.retention_cumulative else spec.stationary()).without(recipe.model.without),
         ItemTable.build(catalogue, slots, ItemVectors.of(items)),
         events,
         UserTable.fit(categorical, numeric),
