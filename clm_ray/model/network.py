@@ -137,7 +137,9 @@ class Network(nn.Module):
             inputs = 5 * d + 1 + sizes.click_features
             self.click = members_of(inputs, sizes.hidden, 1, members=config.members, dropout=config.dropout)
         self.click_linear = nn.Linear(sizes.click_features, 1)
-        inputs = (d if config.retention_state else 0) + sizes.retention_features
+        # Where no feature is chosen the state is all there is.
+        self.retention_sees_state = config.retention_state or not sizes.retention_features
+        inputs = (d if self.retention_sees_state else 0) + sizes.retention_features
         self.retention = members_of(
             inputs, sizes.hidden, sizes.bins, members=config.retention_members, dropout=config.dropout
         )
@@ -270,7 +272,7 @@ class Network(nn.Module):
     def member_hazard_logits(self, state_BRD: Tensor, dense_BRS: Tensor) -> Tensor:
         """float32 [B, R, K, J]: the same by each member of the retention head (`model.retention_members`)."""
         with exact(state_BRD):
-            seen = [state_BRD.float()] if self.config.retention_state else []
+            seen = [state_BRD.float()] if self.retention_sees_state else []
             said: Tensor = self.retention(torch.cat([*seen, dense_BRS], dim=-1))
             return said + self.retention_linear(dense_BRS).unsqueeze(-2)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_shop import SmallShop, make_shop, small_recipe
 from torch.nn import functional as F
 
 from clm_ray.model.layers import Members
-from clm_ray.model.network import mean_hazard_logit, mean_logit, survival_from
+from clm_ray.model.network import Network, mean_hazard_logit, mean_logit, survival_from
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,12 @@ def test_whether_the_retention_head_sees_the_users_state_is_a_key(seen: bool) ->
     with torch.no_grad():
         same = torch.equal(network.hazard_logits(state, dense), network.hazard_logits(-state, dense))
     assert same != seen
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_without_any_feature_the_retention_head_sees_the_users_state() -> None:
+    network = make_shop().model().network
+    alone = Network(replace(network.sizes, retention_features=0), network.config)
+    state, nothing = torch.randn(2, 3, network.sizes.width), torch.zeros(2, 3, 0)
+    with torch.no_grad():
+        assert not torch.equal(alone.hazard_logits(state, nothing), alone.hazard_logits(-state, nothing))

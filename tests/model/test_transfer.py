@@ -11,6 +11,7 @@ from small_shop import SmallShop, make_shop, small_recipe
 
 from clm_ray.errors import ConfigError
 from clm_ray.features.tokens import TOKEN_VALUES
+from clm_ray.features.user import CUMULATIVE
 from clm_ray.model.files import Description, save_weights
 from clm_ray.model.recommender import Recommender
 from clm_ray.model.transfer import TRANSFERRED, start_from
@@ -76,3 +77,14 @@ def test_features_that_are_left_out_are_not_chosen(shop: SmallShop) -> None:
     dense = np.random.default_rng(0).normal(size=(5, len(spec.click.names))).astype(np.float32)
     kept = [n for n, name in enumerate(shop.spec.click.chosen) if name in spec.click.chosen]
     np.testing.assert_array_equal(spec.click.apply(dense), shop.spec.click.apply(dense)[:, kept])
+
+
+def test_what_only_grows_is_for_clicks_alone(shop: SmallShop) -> None:
+    spec = shop.spec.stationary()
+    assert spec.click == shop.spec.click
+    assert {*CUMULATIVE} & {*shop.spec.retention.chosen}
+    assert [n for n in shop.spec.retention.chosen if n not in CUMULATIVE] == list(spec.retention.chosen)
+    assert spec.retention.dropped["user_log_events"] == "only grows (model.retention_cumulative)"
+    dense = np.random.default_rng(0).normal(size=(5, len(spec.retention.names))).astype(np.float32)
+    kept = [n for n, name in enumerate(shop.spec.retention.chosen) if name in spec.retention.chosen]
+    np.testing.assert_array_equal(spec.retention.apply(dense), shop.spec.retention.apply(dense)[:, kept])

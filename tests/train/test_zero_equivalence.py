@@ -14,6 +14,7 @@ from gloo_world import Ended, World
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.model.recommender import LOSSES
+from clm_ray.features.user import CUMULATIVE
 from clm_ray.train.engine import make_optimizer, parameter_groups, rate_factor
 from clm_ray.train.losses import loss_weights
 from clm_ray.train.schedule import Schedule
@@ -53,6 +54,14 @@ def _same(run: Ended, plain: Ended) -> None:
         )
     vectors = [np.load(r.run / "model" / "item_vectors.npy") for r in (run, plain)]
     np.testing.assert_allclose(*vectors, atol=2e-3)
+
+
+def test_the_retention_head_gets_what_only_grows_where_it_is_told_to(recipe_of: RecipeOf, small_data: Path) -> None:
+    usual = recipe_of()
+    told = usual.model_copy(update={"model": usual.model.model_copy(update={"retention_cumulative": True})})
+    spared, given = (open_dataset(small_data, recipe).spec.retention.chosen for recipe in (usual, told))
+    assert [name for name in given if name not in CUMULATIVE] == list(spared)
+    assert len(given) > len(spared)
 
 
 def test_the_loop_makes_the_steps_of_plain_torch(recipe_of: RecipeOf, small_data: Path, plain: Ended) -> None:
