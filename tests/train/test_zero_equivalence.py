@@ -13,8 +13,8 @@ import torch
 from gloo_world import Ended, World
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.model.recommender import LOSSES
 from clm_ray.features.user import CUMULATIVE
+from clm_ray.model.recommender import LOSSES
 from clm_ray.train.engine import make_optimizer, parameter_groups, rate_factor
 from clm_ray.train.losses import loss_weights
 from clm_ray.train.schedule import Schedule
