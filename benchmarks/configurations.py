@@ -84,16 +84,14 @@ SELECTION_PERIODS: Mapping[str, tuple[tuple[str, ...], tuple[int, int]]] = {
 """Cuts, and days of the references that settings are judged on: everything lies before the recipe's own test period. Training ends 28 days before
 calibration does."""
 
-_GROWING = ("model.retention_cumulative=true",)
 RETENTION: Mapping[str, tuple[str, ...]] = {
-    "3 epochs": ("train.epochs=3",),
-    "what only grows too, 6 epochs": (*_GROWING, "train.epochs=6"),
-    "what only grows too, 6 epochs, weights averaged": (*_GROWING, "train.epochs=6", "train.ema=0.99"),
-    "what only grows and state too, 2 epochs, weights averaged": (
-        *_GROWING,
-        "model.retention_state=true",
+    "6 epochs": ("train.epochs=6",),
+    "6 epochs, weights averaged": ("train.epochs=6", "train.ema=0.99"),
+    "3 epochs, nothing that only grows": ("train.epochs=3", "model.retention_cumulative=false"),
+    "2 epochs, weights averaged, the user's state too": (
         "train.epochs=2",
         "train.ema=0.99",
+        "model.retention_state=true",
     ),
 }
 """What `benchmarks.retention` chooses from, each the retention head alone and without text."""

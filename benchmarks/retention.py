@@ -35,6 +35,7 @@ from clm_ray.evaluate.figures import MODEL, codes
 from clm_ray.evaluate.returning import COLUMNS, leads
 from clm_ray.metrics import calibration, click
 from clm_ray.schema import DAY_US
+from clm_ray.train.run import git_revision
 
 HORIZON = 28
 FIRST_DAY = 17_167
@@ -64,16 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from jobs.session import start_ray
 
+    revision = git_revision()  # before this program changes a file of the checkout itself
     ray.init(num_cpus=2 * (os.cpu_count() or 1), logging_level=logging.ERROR, log_to_driver=False)
     start_ray()
     root = Path(args.root).resolve()
     if "selection" in args.only:
-        _select(root, args.settings)
+        _select(root, args.settings, revision)
     if "test" in args.only:
-        _test(root)
+        _test(root, revision)
 
 
-def _select(root: Path, settings: Sequence[str] | None) -> None:
+def _select(root: Path, settings: Sequence[str] | None, revision: str) -> None:
     """Each setting on each period; a baseline is judged once."""
     rows: dict[str, Any] = figures_of("retention").get("selection", {}) if settings else {}
     for name in settings or RETENTION:
@@ -88,10 +90,10 @@ def _select(root: Path, settings: Sequence[str] | None) -> None:
         for row in rows.values():
             row |= _mean(list(row["periods"].values()))
         best = min((one for one in RETENTION if one in rows), key=lambda one: rows[one]["log_loss"])
-        record("retention", {"selection": rows, "chosen": best}, merge=True)
+        record("retention", {"selection": rows, "chosen": best}, merge=True, git=revision)
 
 
-def _test(root: Path) -> None:
+def _test(root: Path, revision: str) -> None:
     chosen = figures_of("retention")["chosen"]
     data = prepared("complete_journey", root / "test", RETENTION_DATA)
     seeds = []
@@ -99,7 +101,7 @@ def _test(root: Path) -> None:
         overrides = (*RETENTION[chosen], f"train.seed={seed}")
         seeds.append(Asked.of(_predictions(data, overrides, baselines=seed == SEEDS[0]), days=TESTED))
         print(f"seed {seed}", figures(seeds[-1].outcome_R, seeds[-1].scores[MODEL]), flush=True)
-    record("retention", summary(seeds) | {"seeds": list(SEEDS)}, merge=True)
+    record("retention", summary(seeds) | {"seeds": list(SEEDS)}, merge=True, git=revision)
 
 
 def _predictions(data: Data, overrides: Sequence[str], *, baselines: bool) -> pa.Table:

@@ -84,9 +84,9 @@ class ModelConfig(Section):
     """Members of the retention head's MLP, likewise; their survival curves are averaged."""
     retention_state: bool = False
     """Whether the retention head gets the user tower's state beside the features of recency, frequency and spend."""
-    retention_cumulative: bool = False
-    """Whether the retention head gets what only ever grows too (tenure, events and active days in all). It ranks a little better with them, and its
-    chances are wrong as soon as time goes on: values of tomorrow lie beyond those of the training period."""
+    retention_cumulative: bool = True
+    """Whether the retention head gets what only ever grows too (tenure, events and active days in all). Off, it ranks a little worse, and its chances
+    stay right for longer where it is neither trained nor calibrated anew: values of tomorrow lie beyond those of the training period."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in user tower and heads."""
     id_dropout: float = Field(default=0.2, ge=0, lt=1)
