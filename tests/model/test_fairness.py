@@ -66,7 +66,7 @@ def _gap(shop: SmallShop, weight: float) -> float:
     maker.groups = Groups.build(
         FairnessConfig(user_column="town"), columns=shop.columns, catalogue=shop.source.catalogue
     )
-    model = shop.model()
+    model = shop.model(seed=1)
     model.fairness = Fairness(len(maker.groups.names), "exposure") if weight else None
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for step in range(60):
@@ -85,7 +85,7 @@ def _gap(shop: SmallShop, weight: float) -> float:
 @pytest.mark.slow
 def test_training_with_the_penalty_brings_the_groups_together() -> None:
     shop = make_shop()
-    assert _gap(shop, 0.0) > 0.015, "there is something to bring together"
+    assert _gap(shop, 0.0) > 0.02
     assert _gap(shop, 300.0) < 0.3 * _gap(shop, 0.0)
 
 

@@ -47,7 +47,7 @@ def _scorer(shop: SmallShop, model: Recommender) -> Scorer:
 )
 def test_click_probabilities_are_the_same(shop: SmallShop, split: int, model_config: dict[str, object]) -> None:
     shop = shop.with_recipe(small_recipe(model=model_config))
-    model = shop.model()
+    model = shop.model(seed=1)
     windows = shop.batch_windows(split=split)
     batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=False)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_click_probabilities_are_the_same(shop: SmallShop, split: int, model_con
     served = np.concatenate(scorer.click(scorer.states(requests), items))
     assert len(pairs) > 40
     np.testing.assert_allclose(served, [windowed[b, q] for b, q in pairs], atol=1e-5)
-    assert served.std() > 0.02, "far more than what rounding moves"
+    assert served.std() > 0.05
 
 
 @pytest.mark.parametrize("retention_state", [False, True])

@@ -230,9 +230,10 @@ def test_the_best_k_of_the_candidates_best_first(profiler: Profiler, ranker: Ran
     states = profiled(profiler, ProfileAsk("ann", NOW, EMPTY), ProfileAsk("nobody", NOW, EMPTY)).states
     rows = [np.array([7, 3, 5], np.int32), np.array([2], np.int32)]
     first, second = rank(ranker, states, rows, [2, 5])
-    score = dict(zip(rows[0].tolist(), scorer.click(states_of(states)[:1], rows[:1])[0].tolist(), strict=True))
+    # Both users at once, as the ranker does: the last digit of a product may depend on its shape.
+    score = dict(zip(rows[0].tolist(), scorer.click(states_of(states), rows)[0].tolist(), strict=True))
     assert first.row_K.tolist() == sorted(score, key=lambda row: -score[row])[:2]
-    assert first.probability_K.tolist() == pytest.approx([score[row] for row in first.row_K.tolist()], abs=1e-6)
+    assert first.probability_K.tolist() == [score[row] for row in first.row_K.tolist()]
     assert second.row_K.tolist() == [2]
 
 
