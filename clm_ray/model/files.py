@@ -145,9 +145,17 @@ class ModelFolder:
         return ItemVectors.of(pq.read_table(self.folder / "items.parquet"))
 
     def network(self) -> Network:
-        """The network with its trained weights, in eval mode."""
+        """The network with its trained weights, in eval mode. Raises ReleaseError where they are those of another network."""
         network = Network(self.description().sizes, self.recipe().model)
-        network.load_state_dict(self._weights("network."))
+        try:
+            network.load_state_dict(self._weights("network."))
+        except RuntimeError as error:
+            raise ReleaseError(
+                "the weights are not those of the network that this version builds of the recipe",
+                field="model",
+                value=str(self.folder / WEIGHTS),
+                fix="train and publish again, or serve it with the version that made it",
+            ) from error
         return network.eval()
 
     def text_tower(self) -> tuple[TextTower, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_dataset import write_tables
 from small_shop import LOOKS, SmallShop, make_shop, small_recipe
 from tiny_bert import write_tiny_bert
@@ -167,3 +168,15 @@ def test_an_incomplete_model_folder_is_refused_by_name(
     (tmp_path / "model" / name).unlink()
     with pytest.raises(ReleaseError, match=name):
         ModelFolder.open(tmp_path / "model")
+
+
+def test_weights_of_another_network_are_refused(parts: tuple[Assembled, Prepared], tmp_path: Path) -> None:
+    """As after an update that changed the network, with the release of before it still published."""
+    _export(tmp_path / "model", *parts)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["network.retention.0.weight"] = weights.pop("network.retention.weight")
+    save_file(weights, path)
+    with pytest.raises(ReleaseError, match="not those of the network") as refused:
+        ModelFolder.open(tmp_path / "model").network()
+    assert "publish again" in str(refused.value)
