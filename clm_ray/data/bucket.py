@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.buckets import hash_of
+from clm_ray.data.columns import encoded
 from clm_ray.data.evaluation_sample import drawn
 from clm_ray.data.feature_sample import SAMPLE_PER_USER, SampledUser
 from clm_ray.data.occasions import OccasionSource
@@ -28,7 +29,7 @@ from clm_ray.data.spans import SPAN_EVENTS, Span, SpanPart, SpanRows, SpanSource
 from clm_ray.data.splits import SplitPlan
 from clm_ray.data.tally import Tally
 from clm_ray.data.target_rows import FoundTargets, TargetSource
-from clm_ray.data.user_events import UserEvents, joined_history, users_of
+from clm_ray.data.user_events import UserEvents, history_of_all, users_of
 from clm_ray.data.windows import References, cut_windows
 from clm_ray.features.asked import Joined
 from clm_ray.features.history import History
@@ -107,9 +108,10 @@ class BucketBuilder:
 
     def _gaps(self, events: pa.Table) -> Tally:
         """Gaps between active days of the train period, days."""
-        users, history = joined_history(events, self.source.vocabulary)
+        user_N = encoded(events.column("user_id")).indices.to_numpy()
+        history = history_of_all(events, self.source.vocabulary)
         counts_N = self.source.vocabulary.is_activity(history) & (history.time_N < self.plan.train_end)
-        return Tally.of(active_day_gaps(history.time_N[counts_N], user_A=users.indices.to_numpy()[counts_N]))
+        return Tally.of(active_day_gaps(history.time_N[counts_N], user_A=user_N[counts_N]))
 
     @cached_property
     def _targets(self) -> TargetSource:

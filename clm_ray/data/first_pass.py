@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
+from clm_ray.data.user_events import history_of_all
 from clm_ray.errors import DataError
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import History
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.schema import DAY_US
 
@@ -100,10 +99,8 @@ def _summarise(block: pa.Table, vocabulary: EventVocabulary, *, rows: bool) -> d
     """Daily sums per item, labelled rows (where `rows`), first and last activity and last event of one block."""
     if not block.num_rows:
         return {"rows": 0}
-    code = pc.index_in(block.column("event_type"), value_set=pa.array(vocabulary.names)).to_numpy().astype(np.int16)
-    time = block.column("timestamp").cast(pa.int64()).to_numpy()
-    value = block.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
-    history = History(block.column("item").to_numpy().astype(np.int32), code, value, time)
+    history = history_of_all(block, vocabulary)
+    time = history.time_N
     label = vocabulary.labels(history)
     known = ~np.isnan(label)
     rating = vocabulary.ratings(history)[known].astype(np.float64)

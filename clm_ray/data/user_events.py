@@ -29,21 +29,21 @@ class UserEvents:
     decision_N: NDArray[np.object_]
 
 
-def joined_history(events: pa.Table, vocabulary: EventVocabulary) -> tuple[pa.DictionaryArray, History]:
-    """Whose each event is, and what is in it, of a table sorted by user, time, event id."""
+def history_of_all(events: pa.Table, vocabulary: EventVocabulary) -> History:
+    """What is in the events of all users, in their order."""
     names = pa.array(vocabulary.names)
     codes = pc.index_in(events.column("event_type"), value_set=names).to_numpy().astype(np.int16)
     items = events.column("item").to_numpy().astype(np.int32)
     values = events.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
     times = events.column("timestamp").cast(pa.int64()).to_numpy()
-    return encoded(events.column("user_id")), History(items, codes, values, times)
+    return History(items, codes, values, times)
 
 
 def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
     """One UserEvents per user of a table sorted by user, time, event id."""
     if not events.num_rows:
         return
-    users, history = joined_history(events, source.vocabulary)
+    users, history = encoded(events.column("user_id")), history_of_all(events, source.vocabulary)
     slots = map_value(events.column("context"), "slot")
     decisions = events.column("decision_id").to_numpy(zero_copy_only=False)
     user = users.indices.to_numpy()
