@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog
@@ -33,7 +33,13 @@ def lp(value_UA: NDArray[np.float64], cost_UA: NDArray[np.float64], budget: floa
     return -float(solved.fun), -float(solved.ineqlin.marginals[0])
 
 
+def dual(price: float, value_UA: np.ndarray, cost_UA: np.ndarray, budget: float) -> float:
+    """What the budget and the users' best choices are worth at a price of money, each of which may choose nothing."""
+    return price * budget + float(np.maximum(value_UA - price * cost_UA, 0.0).max(axis=1).sum())
+
+
 @settings(deadline=None, max_examples=40)
+@example(seed=0, users=2, actions=4, share=1.0)
 @given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 4), st.floats(0.01, 1.2))
 def test_the_dual_is_that_of_the_linear_programme(seed: int, users: int, actions: int, share: float) -> None:
     value_UA, cost_UA = instance(seed, users, actions)
@@ -42,8 +48,10 @@ def test_the_dual_is_that_of_the_linear_programme(seed: int, users: int, actions
     found = dual_price(value_UA, cost_UA=cost_UA, budget=budget)
     objective, price = lp(value_UA, cost_UA, budget)
     assert found.bound == pytest.approx(objective, rel=1e-6, abs=1e-9)
-    # The dual has one optimum except where the budget is used up exactly; either end of that stretch is a price of the programme.
-    assert found.price == pytest.approx(price, rel=0.01, abs=1e-9)
+    assert dual(found.price, value_UA, cost_UA, budget) == pytest.approx(objective, rel=1e-6, abs=1e-9)
+    # The dual has one optimum except where the budget is used up exactly: then every price of a stretch is one of the programme.
+    if dual((found.price + price) / 2, value_UA, cost_UA, budget) > objective * (1 + 1e-9) + 1e-9 or share != 1.0:
+        assert found.price == pytest.approx(price, rel=0.01, abs=1e-9)
     assert found.cost <= budget + 1e-9
 
 
