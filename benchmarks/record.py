@@ -33,13 +33,13 @@ def record(
     git: str | None = None,
     date: str | None = None,
 ) -> Path:
-    """Write benchmarks/results/NAME.json; with `merge`, figures of an earlier run that this one lacks stay as they are.
+    """Write benchmarks/results/NAME.json; with `merge`, figures of an earlier run that this one lacks stay as they are, and `parts` says of each figure
+    by which command, at which revision and when it was made.
 
     `command`, `git`, `date`: of what was measured, where that is not this process.
     """
     path = RESULTS / f"{name}.json"
-    content = {
-        "figures": {**(figures_of(name) if merge else {}), **figures},
+    made = {
         "command": command
         or " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *map(_told, sys.argv[1:])]),
         "git": git or git_revision(),
@@ -47,10 +47,24 @@ def record(
         "versions": {package: version(package) for package in _PACKAGES},
         "date": date or time.strftime("%Y-%m-%d", time.gmtime()),
     }
+    content: dict[str, Any] = {"figures": figures, **made}
+    if merge:
+        told = ("command", "git", "date")
+        parts = {**_parts_of(path), **dict.fromkeys(figures, {key: made[key] for key in told})}
+        content = {"figures": {**figures_of(name), **figures}, **made, "parts": parts}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return path
+
+
+def _parts_of(path: Path) -> dict[str, Any]:
+    """What a file says of its parts; of figures older than that, what it says of the whole."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    whole = {key: content[key] for key in ("command", "git", "date")}
+    return {**dict.fromkeys(content["figures"], whole), **content.get("parts", {})}
 
 
 def _told(argument: str) -> str:

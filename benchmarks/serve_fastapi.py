@@ -21,7 +21,8 @@ import uvloop
 from benchmarks.serve_ours import production_args
 from clm_ray.config.workspace import Workspace
 from clm_ray.model.inference import Scorer
-from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.release.read import thresholds_of
+from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import Hops
 from clm_ray.serve.http import build_http

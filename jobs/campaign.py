@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}", args.name):
         raise ConfigError("is no name", field="--name", value=args.name, fix="letters, digits, - and _")
 
-    from clm_ray.serve.campaign import run_campaign
-    from clm_ray.serve.catalogue import recipe_of
+    from clm_ray.campaign import run_campaign
+    from clm_ray.release.read import recipe_of
     from clm_ray.store.clock import open_clock
     from clm_ray.store.store import open_store
     from jobs.session import start_ray

@@ -5,7 +5,8 @@
     python jobs/policy.py ... resume  --by ann --reason "prices are right again"
     python jobs/policy.py ... approve --by ann --reason "agreed in the board" --id apr-... --days 90
     python jobs/policy.py ... refuse | revoke --by ann --reason ... --id apr-...
-    python jobs/policy.py ... free    --by ann --reason ... --key guardrail:complaints:win_back
+    python jobs/policy.py ... release --by ann --reason ... --key guardrail:complaints:win_back
+    python jobs/policy.py ... price   --by ann --reason ... --price 0.8        # of a unit of budget: pacing goes on from there
 
 The endpoint's /v1/policy and /v1/approvals do the same. Every change is in the audit log.
 """
@@ -31,12 +32,13 @@ _RESOLVED: dict[str, Status] = {"approve": "approved", "refuse": "refused", "rev
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Raises ConfigError where something is not said, StoreError where there is no such store or approval."""
     options = parser(__doc__ or "")
-    options.add_argument("what", choices=("show", "kill", "resume", *_RESOLVED, "free"))
+    options.add_argument("what", choices=("show", "kill", "resume", *_RESOLVED, "release", "price"))
     options.add_argument("--by", default="", help="who you are")
     options.add_argument("--reason", default="", help="why")
     options.add_argument("--id", default="", help="of the approval")
     options.add_argument("--days", type=float, default=90.0, help="how long an approval holds (default: 90)")
     options.add_argument("--key", default="", help="of the stop, as `show` lists it")
+    options.add_argument("--price", type=float, help="of a unit of budget (its Lagrange multiplier), at least 0")
     args = options.parse_args(argv)
     recipe, workspace = open_recipe(args)
     if args.what != "show":
@@ -69,9 +71,14 @@ def _change(store: Store, args: argparse.Namespace, now: int) -> None:
     if args.what in ("kill", "resume"):
         controls.set_kill_switch(store, on=args.what == "kill", by=args.by, reason=args.reason, now=now)
         print("every action is stopped" if args.what == "kill" else "actions go on")
-    elif args.what == "free":
+    elif args.what == "release":
         freed = controls.release_guardrail(store, args.key, by=args.by, reason=args.reason, now=now)
-        print(f"{args.key} is free" if freed else f"{args.key} was not stopped")
+        print(f"{args.key} is released" if freed else f"{args.key} was not stopped")
+    elif args.what == "price":
+        if args.price is None or not 0 <= args.price < float("inf"):
+            raise ConfigError("is not a price", field="--price", value=args.price, fix="give a number, at least 0")
+        controls.set_price(store, args.price, by=args.by, reason=args.reason, now=now)
+        print(f"price of budget {args.price:.4f}")
     else:
         done = controls.resolve_approval(
             store,

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe, workspace = open_recipe(args)
 
     from clm_ray.decide.review import review, write_review
-    from clm_ray.serve.catalogue import recipe_of
+    from clm_ray.release.read import recipe_of
     from clm_ray.store.clock import open_clock
     from clm_ray.store.store import open_store
 

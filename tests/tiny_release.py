@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ ITEM_IDS = ("", *(f"i{n:02d}" for n in range(1, 13)))
 WIDTH = 8
 
 
-def tiny_recipe() -> Recipe:
-    """Both heads, and a policy in which something happens."""
+def tiny_recipe(outputs: Sequence[str] = ()) -> Recipe:
+    """Both heads, those of `outputs` too, and a policy in which something happens."""
     return recipe_from(
         {
             "name": "tiny",
@@ -36,18 +37,18 @@ def tiny_recipe() -> Recipe:
                 "impression": {"roles": []},
                 "click": {"roles": ["positive", "context", "activity"]},
             },
-            "model": {"width": WIDTH, "heads": 2, "hidden": 8},
+            "model": {"width": WIDTH, "heads": 2, "hidden": 8, "outputs": list(outputs)},
             "policy": {"holdout_share": 0.0},
             "serve": {"k": 5, "retrieve": 8, "max_candidates": 20},
         }
     )
 
 
-def write_release(workspace: Workspace, name: str, *, seed: int) -> Path:
+def write_release(workspace: Workspace, name: str, *, seed: int, outputs: Sequence[str] = ()) -> Path:
     """Write the release `name` and make it the current one; another seed is another model."""
     folder = workspace.releases / name
     folder.mkdir(parents=True)
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(outputs)
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     spec = FeatureSpec(_every(click_feature_names(recipe)), _every(retention_feature_names(recipe)))
     (folder / "features.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from clm_ray.config.section import Section
 
 
-class RuleConfig(Section):
+class ShopRule(Section):
     """One rule of the shop for the items that it names: by id, by category or by flag; an item named in any of these ways is meant."""
 
     do: Literal["exclude", "boost", "pin"]
@@ -26,7 +26,7 @@ class RuleConfig(Section):
     """pin: the place of the first such item; further ones follow in the order of the catalogue."""
 
     @model_validator(mode="after")
-    def _names_something(self) -> RuleConfig:
+    def _names_something(self) -> ShopRule:
         if not (self.items or self.categories or self.flags):
             raise ValueError("a rule names items, categories or flags")
         return self
@@ -56,7 +56,7 @@ class ServeConfig(Section):
     """May retrieved candidates be items the user already chose? True (groceries): they come first. False (films): they are left out."""
     exact_items: int = Field(default=200_000, ge=0)
     """Larger catalogues are searched with an approximate index, which publishing adds to the release (needs `pip install 'clm-ray[index]'`)."""
-    rules: tuple[RuleConfig, ...] = ()
+    rules: tuple[ShopRule, ...] = ()
     """The shop's own rules. They change the order and what is in it, never a probability; the slate's log says that they did."""
     diversity: float = Field(default=0.0, ge=0, lt=1)
     """How much unlike what is above it an item should be: weight of the greatest similarity to an item chosen before (maximal marginal relevance). 0: off. Requests may say otherwise."""

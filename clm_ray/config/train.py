@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from clm_ray.config.section import Section
 
 
-class FairnessConfig(Section):
+class GroupPenalty(Section):
     """A penalty for treating groups unequally: the variance between the groups of a mean over the step's targets (of all workers), each
     group weighted by its targets.
 
@@ -26,7 +26,7 @@ class FairnessConfig(Section):
     """Weight of the penalty in the loss."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> FairnessConfig:
+    def _one_kind(self) -> GroupPenalty:
         if (self.user_column is None) == (not self.item_categories):
             raise ValueError("give either user_column or item_categories")
         return self
@@ -91,7 +91,7 @@ class TrainConfig(Section):
     """Weight of the value loss, where model.outputs has `value`."""
     next_action_weight: float = Field(default=0.1, ge=0)
     """Weight of the loss of the next action, where model.outputs has `next_action`."""
-    fairness: FairnessConfig | None = None
+    fairness: GroupPenalty | None = None
     """Penalty for unequal treatment of groups; None: none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Click labels y become (1 - s) y + s/2 in the loss. Where positives are rare, this raises every probability: leave it at 0."""

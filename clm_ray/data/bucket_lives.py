@@ -13,13 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clm_ray.data.columns import encoded
 from clm_ray.data.tally import NOTHING, Ints, Tally
+from clm_ray.data.user_events import history_of_all
 from clm_ray.features.events import EventVocabulary
-from clm_ray.features.history import History
 from clm_ray.lifecycle.flows import first_moves, moves_of
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US
@@ -43,10 +42,9 @@ class BucketLives:
 def bucket_lives(events: pa.Table, vocabulary: EventVocabulary, thresholds: Thresholds) -> BucketLives:
     """`events`: COLUMNS of whole users, sorted by user and time."""
     user_N = encoded(events.column("user_id")).indices.to_numpy()
-    type_N = pc.index_in(events.column("event_type"), value_set=pa.array(vocabulary.names)).to_numpy().astype(np.int16)
-    time_N = events.column("timestamp").cast(pa.int64()).to_numpy()
-    value_N = events.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
-    whole = History(np.zeros(len(user_N), np.int32), type_N, value_N, time_N)
+    no_item_N = pa.array(np.zeros(len(user_N), np.int32))  # which item it was does not matter here, and is not read
+    whole = history_of_all(events.append_column("item", no_item_N), vocabulary)
+    time_N = whole.time_N
     amount_N, active_N = vocabulary.amounts(whole).astype(np.float64), vocabulary.is_activity(whole)
     moves, rfm = [NOTHING.key_N], []
     for start, stop in pairwise(np.flatnonzero(np.diff(user_N, prepend=-1, append=-1)).tolist()):

@@ -34,7 +34,7 @@ from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
 from clm_ray.data.feature_sample import FeatureSample, SampledUser
-from clm_ray.data.figures import Figures, make_figures
+from clm_ray.data.report.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.kept_buckets import KeptBuckets
 from clm_ray.data.life_counts import count_lives
@@ -44,7 +44,7 @@ from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opin
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.references import reference_times
-from clm_ray.data.report import DataReport, make_report
+from clm_ray.data.report.short import DataReport, make_report
 from clm_ray.data.second_pass import build_buckets
 from clm_ray.data.slots import SlotTable
 from clm_ray.data.splits import plan_splits
@@ -298,7 +298,7 @@ def _finish(
 
 def _write_report(building: Path, report: DataReport, figures: Figures) -> None:
     # matplotlib is loaded where it draws: the tasks of both passes, which import this module, do without.
-    from clm_ray.data.page import PAGE, render
+    from clm_ray.data.report.page import PAGE, render
 
     (building / "report.json").write_text(report.to_json(), encoding="utf-8")
     (building / "report.md").write_text(report.to_markdown(), encoding="utf-8")

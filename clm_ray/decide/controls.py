@@ -31,7 +31,7 @@ KILL_SWITCH = "kill_switch"
 GUARDRAIL = "guardrail:"
 """A stop has the key guardrail:NAME:ACTION; ACTION is * for all of them."""
 RELEASED = "released:"
-"""What a person set free has the key released:NAME:ACTION; it is not stopped again while the evidence is the same."""
+"""What a person released has the key released:NAME:ACTION; it is not stopped again while the evidence is the same."""
 _BASELINE = "baseline"
 _PACE = "pace"
 _UPLIFT = "uplift"
@@ -167,7 +167,7 @@ def stop_actions(store: Store, guardrail: str, *, action: str, reason: str, now:
 
 
 def release_guardrail(store: Store, key: str, *, by: str, reason: str, now: int) -> bool:
-    """Set free what a guardrail stopped; `key` as `guardrail:NAME:ACTION`. Returns False where nothing was stopped by it.
+    """Release what a guardrail stopped; `key` as `guardrail:NAME:ACTION`. Returns False where nothing was stopped by it.
 
     It is not stopped again by the same guardrail for as long as the guardrails look back."""
     if not key.startswith(GUARDRAIL):

@@ -143,7 +143,11 @@ def _withdraw(
 ) -> dict[str, RetentionDecision]:
     """Override stored actions that may no longer be delivered."""
     acting = {user_id: decision for user_id, decision in decided.items() if decision.in_force != NO_ACTION}
-    consents = _consents([by_user[user_id] for user_id in acting], store=store, config=config)
+    consents = {}
+    if acting:
+        with store.reading() as connection:
+            said = channel_consents(connection, list(acting))
+        consents = _consents([by_user[user_id] for user_id in acting], said, config)
     stopped: dict[str, list[str]] = {}
     for user_id, decision in acting.items():
         stop = state.stopped(decision.in_force)
@@ -168,19 +172,17 @@ def _may_use(channel: str, consents: Mapping[str, bool], config: PolicyConfig) -
     return known is not None and (not known.needs_consent or consents.get(channel, False))
 
 
-def _consents(inputs: Sequence[DecisionInput], *, store: Store, config: PolicyConfig) -> dict[str, dict[str, bool]]:
+def _consents(
+    inputs: Sequence[DecisionInput], said: Mapping[str, Mapping[str, bool]], config: PolicyConfig
+) -> dict[str, dict[str, bool]]:
     """User → channel → consent: what the user said of the channel; else a no in general; else the channel's column, where it has one."""
-    if not inputs:
-        return {}
-    with store.reading() as connection:
-        said = channel_consents(connection, [given.user_id for given in inputs])
     result = {}
     for given in inputs:
         own: dict[str, bool] = {}
         for name, channel in config.channels.items():
             column = channel.consent_column
             own[name] = given.consent and (column is None or str(given.columns.get(column, "")).lower() in _YES)
-        result[given.user_id] = own | said.get(given.user_id, {})
+        result[given.user_id] = {**own, **said.get(given.user_id, {})}
     return result
 
 
@@ -196,8 +198,10 @@ def _open(
 ) -> list[Case]:
     config = stands.config
     with store.reading() as connection:
-        earlier = taken(connection, [given.user_id for given in fresh], since=now - _reach_us(config))
-    consents = _consents(fresh, store=store, config=config)
+        users = [given.user_id for given in fresh]
+        earlier = taken(connection, users, since=now - _reach_us(config))
+        said = channel_consents(connection, users)
+    consents = _consents(fresh, said, config)
     stops = {a.name: stop for a in config.actions if (stop := state.stopped(a.name)) is not None}
     cases = []
     for given in fresh:

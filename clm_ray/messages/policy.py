@@ -35,8 +35,8 @@ class KillSwitch(Ask):
     """Why; explanations and the audit log show it."""
 
 
-class SetFree(Ask):
-    """Set free what a guardrail stopped."""
+class ReleaseGuardrail(Ask):
+    """Release what a guardrail stopped."""
 
     key: Key
     """`guardrail:NAME:ACTION`, as /v1/policy lists it."""

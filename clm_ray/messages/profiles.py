@@ -44,6 +44,10 @@ class Profile(Answer):
     """Days → probability of being active again within them; null with a reason."""
     chance_active_reason: str | None = None
     """Why there is no chance."""
+    expected_spend: float | None = None
+    """Within the longest of those days; null where the release has no output `value`."""
+    next_action: dict[str, Probability] | None = None
+    """Event type → probability of being the user's next; null where the release has no output `next_action`."""
     recency_days: float | None
     """Days since the last activity; null for none."""
     frequency: dict[str, int]

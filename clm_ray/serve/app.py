@@ -19,7 +19,8 @@ from ray.serve.handle import DeploymentHandle
 
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
 from clm_ray.serve.beside import OutcomesReplica, ShadowReplica
-from clm_ray.serve.catalogue import open_catalogue, recipe_of, thresholds_of
+from clm_ray.release.read import recipe_of, thresholds_of
+from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.encoder import Encoder
 from clm_ray.serve.gateway import Gateway

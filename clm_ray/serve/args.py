@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError
-from clm_ray.serve.catalogue import recipe_of
+from clm_ray.release.read import recipe_of
 
 ROOT_VARIABLE = "CLM_SERVE_ROOT"
 DEFAULT_RECIPE = "complete_journey"

@@ -70,17 +70,45 @@ class Ask:
         return ANONYMOUS_REASON if self.request.anonymous else None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The candidates of a request, each once. row_C: their rows, 0 for what is not offered, as far as is known here."""
+
+    items: list[str]
+    row_C: NDArray[np.int32]
+
+    @property
+    def known(self) -> bool:
+        """Whether all of them are offered."""
+        return bool(self.row_C.all())
+
+
+def wanted_of(request: RankRequest, served: ServedCatalogue) -> Wanted | None:
+    """None: no candidates are given, or more than are allowed."""
+    if request.candidates is None or len(request.candidates) > served.recipe.serve.max_candidates:
+        return None
+    items = list(dict.fromkeys(request.candidates))
+    return Wanted(items, served.catalogue.offered(items))
+
+
 def read_ask(
-    request: RankRequest, *, served: ServedCatalogue, now: int, arrived: float = 0.0, request_id: str | None = None
+    request: RankRequest,
+    *,
+    served: ServedCatalogue,
+    wanted: Wanted | None,
+    now: int,
+    arrived: float = 0.0,
+    request_id: str | None = None,
 ) -> Ask:
-    """Raises RequestError naming the field: no user or an id with spaces, unknown or too many candidates, a wrong recent event, a moment in the
-    future.
+    """`wanted`: what `wanted_of` says of both.
+
+    Raises RequestError naming the field: no user or an id with spaces, unknown or too many candidates, a wrong recent event, a moment in the future.
     """
     user_id = _user(request, served)
     if request.as_of is not None and request.as_of > now:
         raise RequestError("lies in the future", field="as_of", value=request.as_of, fix="leave it out for now")
     time = now if request.as_of is None else request.as_of
-    row_C, skipped = _candidates(request, served)
+    row_C, skipped = _candidates(request, wanted, most=served.recipe.serve.max_candidates)
     wish, given = _wish(request, served), 0 if row_C is None else len(row_C)
     if row_C is not None:
         row_C = served.shelf.left_of(row_C, wish, time)
@@ -131,30 +159,22 @@ def _user(request: RankRequest, served: ServedCatalogue) -> str:
     return served.known_as(request.user_id)
 
 
-def names_unknown_items(request: RankRequest, served: ServedCatalogue) -> bool:
-    """Whether a candidate is not offered, as far as is known here."""
-    if request.candidates is None or len(request.candidates) > served.recipe.serve.max_candidates:
-        return False
-    return not served.catalogue.offered(request.candidates).all()
-
-
-def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[np.int32] | None, list[str]]:
+def _candidates(
+    request: RankRequest, wanted: Wanted | None, *, most: int
+) -> tuple[NDArray[np.int32] | None, list[str]]:
     """(rows, or None to retrieve them; unknown candidates that are left out)."""
     if request.candidates is None:
         return None, []
-    limit = served.recipe.serve.max_candidates
-    if len(request.candidates) > limit:
+    if wanted is None:
         raise RequestError(
-            f"has more than {limit} items",
+            f"has more than {most} items",
             field="candidates",
             value=len(request.candidates),
             fix="send fewer, or none at all",
         )
-    wanted = list(dict.fromkeys(request.candidates))
-    row_C = served.catalogue.offered(wanted)
-    if row_C.all():
-        return row_C, []
-    unknown = [item for item, row in zip(wanted, row_C, strict=True) if row == 0]
+    if wanted.known:
+        return wanted.row_C, []
+    unknown = [item for item, row in zip(wanted.items, wanted.row_C, strict=True) if row == 0]
     if request.unknown_items == "refuse":
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise RequestError(
@@ -163,7 +183,7 @@ def _candidates(request: RankRequest, served: ServedCatalogue) -> tuple[NDArray[
             value=unknown[0],
             fix="leave unknown items out, set unknown_items to skip, or hand new items in with PUT /v1/items",
         )
-    return row_C[row_C > 0], unknown
+    return wanted.row_C[wanted.row_C > 0], unknown
 
 
 def _recent(events: list[RecentEvent], served: ServedCatalogue, *, time: int, now: int) -> History:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from clm_ray.serve.args import AppArgs
-from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.release.read import thresholds_of
+from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.outcome_watch import OutcomeWatch
 from clm_ray.serve.shadow import Shadow, ShadowAsk

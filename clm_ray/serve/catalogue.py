@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from numpy.typing import NDArray
 
 from clm_ray.config.policy import Stage
-from clm_ray.config.recipe import Recipe, recipe_from
+from clm_ray.config.recipe import Recipe
 from clm_ray.data.clean import Rules, rules_of
-from clm_ray.errors import ReleaseError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
-from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
+from clm_ray.release.read import manifest_of, missing_file, recipe_of
 from clm_ray.release.stage_choices import STAGE_CHOICES, stage_orders
 from clm_ray.serve.item_rules import NONE_FORBIDDEN, Forbidden, ItemRules
 from clm_ray.serve.popular import Popular, popular_rows
@@ -100,24 +96,6 @@ class ServedCatalogue:
         return [name for name in self.vocabulary.names if name != self.recipe.serve.impression_event]
 
 
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe of a release. Raises ReleaseError when it is missing, ConfigError when it is damaged."""
-    try:
-        return recipe_from(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise _missing(error) from error
-
-
-def thresholds_of(folder: Path) -> Thresholds:
-    """The life-cycle thresholds of a release. Raises ReleaseError when there are none."""
-    try:
-        return Thresholds.from_dict(_manifest(folder)["thresholds"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReleaseError(
-            "the manifest names no life-cycle thresholds", field="release", value=str(folder), fix="publish again"
-        ) from error
-
-
 def open_catalogue(folder: Path) -> ServedCatalogue:
     """Read it from a release; popularity as of the end of its statistics.
 
@@ -125,12 +103,12 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
     """
     recipe = recipe_of(folder)
     pseudonyms = open_pseudonyms(recipe.privacy)
-    check_fingerprint(pseudonyms, _manifest(folder)["parents"].get("pseudonyms"), field="release")
+    check_fingerprint(pseudonyms, manifest_of(folder)["parents"].get("pseudonyms"), field="release")
     try:
         items = pq.read_table(folder / "items.parquet", columns=["item_id", "text", "categories", *STOCK])
         counts = pq.read_table(folder / "item_statistics.parquet", columns=list(STATISTICS))
     except FileNotFoundError as error:
-        raise _missing(error) from error
+        raise missing_file(error) from error
     catalogue = Catalogue.build(*(items.column(name).to_pylist() for name in ("item_id", "text", "categories")))
     statistics = ItemStatistics(*(counts.column(name).to_numpy() for name in STATISTICS))
     popular_I = popular_rows(statistics, items=len(catalogue))
@@ -146,15 +124,3 @@ def open_catalogue(folder: Path) -> ServedCatalogue:
         item_rules=ItemRules.open(folder, recipe.policy),
         stock=items.select(STOCK),
     )
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise _missing(error) from error
-
-
-def _missing(error: FileNotFoundError) -> ReleaseError:
-    value = str(error.filename or error)
-    return ReleaseError("a file of the release is missing", field="release", value=value, fix="publish again")

@@ -39,7 +39,7 @@ from clm_ray.serve.answers import (
     result_of,
 )
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
-from clm_ray.serve.asks import Ask, names_unknown_items, read_ask
+from clm_ray.serve.asks import Ask, read_ask, wanted_of
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.coalesce import Coalescer
 from clm_ray.serve.course import cause_of
@@ -138,11 +138,16 @@ class Gateway:
     async def _read(self, request: RankRequest) -> Ask:
         arrived = asyncio.get_running_loop().time()
         await self._releases.look(every_s=EVERY_S)
-        if names_unknown_items(request, self._releases.to(request.user_id)):
+        served = self._releases.to(request.user_id)
+        wanted = wanted_of(request, served)
+        if wanted is not None and not wanted.known:
             await self._releases.look(every_s=SOON_S)
+            served = self._releases.to(request.user_id)
+            wanted = wanted_of(request, served)
         return read_ask(
             request,
-            served=self._releases.to(request.user_id),
+            served=served,
+            wanted=wanted,
             now=self._clock.now_us(),
             arrived=arrived,
             request_id=request_ids.current(),

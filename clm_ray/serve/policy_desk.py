@@ -1,4 +1,4 @@
-"""What administrators do with the running policy: look, stop, set free, approve. The store is called in threads."""
+"""What administrators do with the running policy: look, stop, release, approve. The store is called in threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clm_ray.messages.policy import (
     ChannelConsentsAnswer,
     KillSwitch,
     PolicyState,
-    SetFree,
+    ReleaseGuardrail,
     StopState,
 )
 from clm_ray.serve.catalogue import ServedCatalogue
@@ -51,7 +51,7 @@ class PolicyDesk:
         )
         return await self.state()
 
-    async def set_free(self, asked: SetFree) -> PolicyState:
+    async def release_guardrail(self, asked: ReleaseGuardrail) -> PolicyState:
         """Raises RequestError where nothing is stopped under this key."""
         freed = await asyncio.to_thread(
             controls.release_guardrail,

@@ -13,7 +13,7 @@ from clm_ray.messages.policy import (
     ChannelConsentsAnswer,
     KillSwitch,
     PolicyState,
-    SetFree,
+    ReleaseGuardrail,
 )
 from clm_ray.serve.policy_desk import PolicyDesk
 from clm_ray.serve.routes import Admin, AdminToken, json_of
@@ -40,11 +40,11 @@ def add_policy_routes(app: FastAPI, desk: PolicyDesk, *, admin: Admin) -> None:
         return json_of(await desk.kill(asked))
 
     @app.post(
-        "/v1/policy/set-free", response_model=PolicyState, summary="Set free what a guardrail stopped", tags=[_TAG]
+        "/v1/policy/release-guardrail", response_model=PolicyState, summary="Release what a guardrail stopped", tags=[_TAG]
     )
-    async def set_free(asked: SetFree, x_admin_token: AdminToken = None) -> Response:
-        admin.require(x_admin_token, field="key", what="set free what a guardrail stopped")
-        return json_of(await desk.set_free(asked))
+    async def release_guardrail(asked: ReleaseGuardrail, x_admin_token: AdminToken = None) -> Response:
+        admin.require(x_admin_token, field="key", what="release what a guardrail stopped")
+        return json_of(await desk.release_guardrail(asked))
 
     @app.get("/v1/approvals", response_model=Approvals, summary="What was asked, the latest first", tags=[_TAG])
     async def approvals(x_admin_token: AdminToken = None) -> Response:

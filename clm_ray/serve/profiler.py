@@ -55,6 +55,16 @@ class ProfilerRelease:
         return {stage: strategy_of(recipe, stage) for stage in STAGES} if recipe.strategy.enabled else {}
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """What the model says of a user's future, each None where the release has no such head. chance_J: of being active within each bin's end; spend:
+    within the longest reported horizon; action_E: chance of each event type to be the next."""
+
+    chance_J: NDArray[np.float32] | None
+    spend: float | None
+    action_E: NDArray[np.float32] | None
+
+
 def strategy_of(recipe: Recipe, stage: Stage) -> Strategy:
     """What is done for users of this stage."""
     own = recipe.strategy.of(stage)
@@ -148,15 +158,14 @@ def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], releas
         for place, (ask, user) in enumerate(zip(asks, known, strict=True))
     ]
     why_B = [explain_stage(_activity(r.history, scorer), r.time, thresholds=release.thresholds) for r in requests]
-    survival = scorer.survival(whole, stage_B=np.array([CODE[why.stage] for why in why_B], np.int8))
+    foreseen_B = _foreseen(whole, why_B, scorer)
     profiles, facts = [], []
     for place, (ask, user) in enumerate(zip(asks, known, strict=True)):
         request = requests[place]
         liked = _liked(request, scorer) if place in own else user.liked
-        chances = None if survival is None else survival[place]
-        profiles.append(_profile(request, liked, why_B[place], chances=chances, release=release))
+        profiles.append(_profile(request, liked, why_B[place], foreseen=foreseen_B[place], release=release))
         # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
-        facts.append(facts_of(request, user.history.before(ask.time), chances=chances, scorer=scorer))
+        facts.append(facts_of(request, user.history.before(ask.time), chances=foreseen_B[place].chance_J, scorer=scorer))
     return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(whole, protocol=pickle.HIGHEST_PROTOCOL))
 
 
@@ -233,23 +242,41 @@ def _liked(request: UserRequest, scorer: Scorer) -> list[tuple[str, float]]:
     return interests(request.history, request.time, catalogue=scorer.items, vocabulary=scorer.vocabulary)
 
 
+def _foreseen(states: Sequence[UserState], why_B: Sequence[StageReason], scorer: Scorer) -> list[Foreseen]:
+    chance_BJ = scorer.survival(states, stage_B=np.array([CODE[why.stage] for why in why_B], np.int8))
+    spend_B, action_BE = scorer.values(states), scorer.next_actions(states)
+    return [
+        Foreseen(
+            None if chance_BJ is None else chance_BJ[place],
+            None if spend_B is None else float(spend_B[place]),
+            None if action_BE is None else action_BE[place],
+        )
+        for place in range(len(states))
+    ]
+
+
 def _profile(
     request: UserRequest,
     liked: Sequence[tuple[str, float]],
     why: StageReason,
     *,
-    chances: NDArray[np.float32] | None,
+    foreseen: Foreseen,
     release: ProfilerRelease,
 ) -> Profile:
-    scorer = release.scorer
+    scorer, action_E = release.scorer, foreseen.action_E
     habits = rfm(request.history, request.time, vocabulary=scorer.vocabulary)
-    chance, reason = _chance_active(chances, why.days_since_last is not None, scorer)
+    active = why.days_since_last is not None
+    chance, reason = _chance_active(foreseen.chance_J, active, scorer)
     return Profile(
         stage=why.stage,
         why=why.text,
         strategy=release.strategies.get(why.stage),
         chance_active=chance,
         chance_active_reason=reason,
+        expected_spend=foreseen.spend if active else None,
+        next_action=dict(zip(scorer.vocabulary.names, action_E.tolist(), strict=True))
+        if active and action_E is not None
+        else None,
         recency_days=habits.recency_days,
         frequency={str(days): count for days, count in habits.frequency.items()},
         monetary={str(days): amount for days, amount in habits.monetary.items()},

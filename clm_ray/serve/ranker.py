@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,12 @@ class RankerRelease:
     shelf: Shelf
     near: NearCategories | None = None
     """Of the catalogue as it was published; None: no strategy asks for what is adjacent."""
+
+    @cached_property
+    def options(self) -> dict[Stage, dict[str, Any]]:
+        """What the strategy of each stage sets, as plain data; empty where there is none."""
+        strategy = self.scorer.recipe.strategy
+        return {stage: strategy.of(stage).options() for stage in STAGES} if strategy.enabled else {}
 
     @staticmethod
     def of(scorer: Scorer, shelf: Shelf) -> RankerRelease:
@@ -111,10 +119,10 @@ def slate(
     given = Candidates(state, row_C[in_order_C], logit_C[in_order_C])
     pins = _pins(shelf, wish, state.time, forbidden)
     row_K = _arranged(release, given, k=k, pins=pins, diversity=shelf.diversity_of(wish))
-    if stage is None or not scorer.recipe.strategy.enabled:
+    if stage is None or not release.options:
         return Ranked(row_K, _probability(_logits(scorer, given, row_K)), shelf.shaping(wish))
-    usual_K, strategy = row_K, scorer.recipe.strategy.of(stage)
-    if strategy.options():
+    usual_K, strategy, options = row_K, scorer.recipe.strategy.of(stage), release.options[stage]
+    if options:
         wish = replace(wish, diversity=strategy.diversity if wish.diversity is None else wish.diversity)
         row_K = _arranged(
             release,
@@ -125,8 +133,8 @@ def slate(
             shares=_shares(release, given, strategy, stage),
             freshness=strategy.freshness,
         )
-    brought_K = ~np.isin(row_K, usual_K)
-    said = strategy.options() | {"name": strategy.name, "stage": stage, "brought_in": int(brought_K.sum())}
+    brought_K = (row_K[:, None] != usual_K).all(axis=1)
+    said = options | {"name": strategy.name, "stage": stage, "brought_in": int(brought_K.sum())}
     shaping = shelf.shaping(wish) | {"strategy": said}
     return Ranked(row_K, _probability(_logits(scorer, given, row_K)), shaping, brought_K)
 

@@ -3,7 +3,7 @@
 Everything here is off until the recipe (`serve.rules`, `serve.diversity`, `serve.freshness`) or a request asks for it. Probabilities stay those of
 the model: rules change the order alone, and the log says which ones did.
 
-Shape letters: I catalogue rows, C candidates of one user, K items of one slate, D width.
+Shape letters: I catalogue rows, C candidates of one user, L of them not chosen yet, M of these that may come next, K items of one slate, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clm_ray.config.serve import FreshnessConfig, RuleConfig, ServeConfig
+from clm_ray.config.serve import FreshnessConfig, ShopRule, ServeConfig
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.schema import DAY_US
 from clm_ray.serve.hops import Wish
@@ -99,7 +99,7 @@ class Shelf:
                 which_I[row] = name in flags
         return Shelf._ruled(catalogue, from_I, until_I, flags_I, self.config, self.popular)
 
-    def _of_rule(self, rule: RuleConfig) -> NDArray[np.bool_]:
+    def _of_rule(self, rule: ShopRule) -> NDArray[np.bool_]:
         named_I = np.zeros(len(self.catalogue), bool)
         named_I[self.catalogue.rows(rule.items)] = True
         return (named_I | self.in_categories(rule.categories) | self._flagged(rule.flags)) & (
@@ -225,26 +225,31 @@ def order(
         gain_C *= 1 - diversity
     shares = [Share(share.part, share.of_C[best_first]) for share in shares]
     nearest_C = np.zeros(len(gain_C), np.float32)
-    left_C = np.ones(len(gain_C), bool)
+    left_L = np.arange(len(gain_C))
     chosen: list[int] = []
+    held = [0] * len(shares)
     while len(chosen) < min(k, len(gain_C)):
         own_C = gain_C if unit_CD is None else gain_C - diversity * nearest_C
-        best = int(np.where(_keeping(shares, left_C, chosen), own_C, -np.inf).argmax())
+        may_M = _keeping(shares, held, left_L, place=len(chosen))
+        best = int(may_M[own_C[may_M].argmax()])
         chosen.append(best)
-        left_C[best] = False
+        held = [n + int(share.of_C[best]) for n, share in zip(held, shares, strict=True)]
+        left_L = left_L[left_L != best]
         if unit_CD is not None:
             nearest_C = np.maximum(nearest_C, unit_CD @ unit_CD[best])
     return best_first[chosen]
 
 
-def _keeping(shares: Sequence[Share], left_C: NDArray[np.bool_], chosen: Sequence[int]) -> NDArray[np.bool_]:
-    """bool_C: those left that may come next."""
-    may_C = left_C
-    for share in shares:
-        due = int(share.part * (len(chosen) + 1) + 1e-9) > int(share.of_C[chosen].sum())
-        if due and (may_C & share.of_C).any():
-            may_C = may_C & share.of_C
-    return may_C
+def _keeping(
+    shares: Sequence[Share], held: Sequence[int], left_L: NDArray[np.intp], *, place: int
+) -> NDArray[np.intp]:
+    """Those left that may come next, in their order. `held`: how many of each share come before; `place`: how many in all."""
+    may_M = left_L
+    for share, before in zip(shares, held, strict=True):
+        if int(share.part * (place + 1) + 1e-9) > before:
+            some_M = may_M[share.of_C[may_M]]
+            may_M = some_M if len(some_M) else may_M
+    return may_M
 
 
 def pinned(row_K: NDArray[np.int32], pins: Sequence[tuple[int, int]], *, k: int) -> NDArray[np.int32]:

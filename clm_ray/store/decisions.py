@@ -31,6 +31,7 @@ def book(
         decisions, key=lambda d: (d.user_id, d.epoch)
     ):  # one order for all: no two wait for each other
         first.setdefault((decision.user_id, decision.epoch), decision)
+    records = {key: decision.to_json() for key, decision in first.items()}
     rows = [
         {
             "action_id": decision.action_id,
@@ -38,17 +39,20 @@ def book(
             "epoch": decision.epoch,
             "time": decision.time,
             "action": decision.action,
-            "record": decision.to_json(),
+            "record": records[key],
         }
-        for decision in first.values()
+        for key, decision in first.items()
     ]
+    new: dict[tuple[str, int], RetentionDecision] = {}
     if rows:
         statement = insert(connection, RETENTION_DECISIONS).on_conflict_do_nothing()
         written = set(connection.execute(statement.returning(RETENTION_DECISIONS.c.action_id), rows).scalars())
-        new = [decision for decision in first.values() if decision.action_id in written]
-        _settle(connection, new, holder)
-        audited.extend(_entered(decision) for decision in new)
-    stored = decisions_of(connection, list(first))
+        new = {key: decision for key, decision in first.items() if decision.action_id in written}
+        _settle(connection, list(new.values()), holder)
+        audited.extend(_entered(decision, records[key]) for key, decision in new.items())
+    # As it would be read back, down to the order of its keys: the first answer is that of every later one.
+    stored = {key: RetentionDecision.from_json(records[key]) for key in new}
+    stored |= decisions_of(connection, [key for key in first if key not in new])
     return [stored[d.user_id, d.epoch] for d in decisions]
 
 
@@ -135,12 +139,12 @@ def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-def _entered(decision: RetentionDecision) -> AuditEntry:
+def _entered(decision: RetentionDecision, record: str) -> AuditEntry:
     content = {
         "action_id": decision.action_id,
         "action": decision.action,
         "propensity": decision.propensity,
-        "record": record_digest(decision.to_json()),
+        "record": record_digest(record),
     }
     return AuditEntry(DECISION, decision.time, content, user_id=decision.user_id)
 
@@ -155,13 +159,13 @@ def _with_override(record: str, by: Override) -> str:
 def _settle(connection: Connection, decisions: Sequence[RetentionDecision], holder: Holder) -> None:
     """Spend what each decision costs and give back what else was reserved for it."""
     costs = {decision.action_id: decision.cost for decision in decisions}
-    reserved = ledger.reserved_keys(connection, costs)
+    held = ledger.holdings(connection, costs)
     for action_id, cost in costs.items():
-        if cost > 0 and action_id not in reserved:
+        if cost > 0 and action_id not in held:
             raise StoreError(
                 "a decision that costs something needs a reservation under its action_id",
                 field="decision.cost",
                 value=cost,
                 fix="reserve before booking",
             )
-    ledger.settle(connection, {action_id: costs[action_id] for action_id in sorted(reserved)}, holder=holder)
+    ledger.settle(connection, {action_id: costs[action_id] for action_id in sorted(held)}, holder=holder, held=held)

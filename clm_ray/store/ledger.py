@@ -25,7 +25,7 @@ MICROS = 1_000_000
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """What a key holds, and what was spent of it once it is settled. Millionths."""
 
     budget: str
@@ -68,7 +68,7 @@ def reserve(
     granted = [False] * len(asked)
     places = list(range(len(asked)))
     while places:
-        held = _held(connection, [asked[place][0] for place in places])
+        held = holdings(connection, [asked[place][0] for place in places])
         plan = _affordable(connection, lease, [asked[place] for place in places], held)
         lost = _hold(connection, plan.changed, held, budget=budget, now=now)
         lease.free -= plan.cost - sum(plan.changed[key] for key in lost)
@@ -79,12 +79,15 @@ def reserve(
     return granted
 
 
-def settle(connection: Connection, amounts: Mapping[str, float], *, holder: Holder) -> None:
+def settle(
+    connection: Connection, amounts: Mapping[str, float], *, holder: Holder, held: Mapping[str, Held] | None = None
+) -> None:
     """Spend, of what each key holds, this amount, and give the rest back. Repeating it with the same amounts does nothing.
 
+    `held`: of these keys, as `holdings` said earlier in this transaction; None: to be looked up.
     Raises StoreError: no such reservation, more than was reserved, settled before with another amount.
     """
-    held = _held(connection, amounts)
+    held = holdings(connection, amounts) if held is None else held
     spent: dict[str, int] = {}
     for key, amount in amounts.items():
         if key not in held:
@@ -111,9 +114,14 @@ def settle(connection: Connection, amounts: Mapping[str, float], *, holder: Hold
         settle_with(connection, holder, budget=budget, held=total[0], spent=total[1])
 
 
-def reserved_keys(connection: Connection, keys: Iterable[str]) -> set[str]:
-    """Those of `keys` that have a reservation, settled or not."""
-    return set(_held(connection, keys))
+def holdings(connection: Connection, keys: Iterable[str]) -> dict[str, Held]:
+    """What those of these keys hold that have a reservation, settled or not. Locked until the transaction ends, in one order for all."""
+    found = {}
+    for part in chunks(sorted(set(keys))):
+        query = select(RESERVATIONS).where(RESERVATIONS.c.key.in_(part)).order_by(RESERVATIONS.c.key)
+        for row in connection.execute(query.with_for_update()):
+            found[row.key] = Held(row.budget, row.amount, row.spent)
+    return found
 
 
 def state(connection: Connection, *, budget: str) -> Budget:
@@ -128,7 +136,7 @@ def state(connection: Connection, *, budget: str) -> Budget:
 
 
 def _affordable(
-    connection: Connection, lease: Lease, asked: Sequence[tuple[str, int]], held: Mapping[str, _Held]
+    connection: Connection, lease: Lease, asked: Sequence[tuple[str, int]], held: Mapping[str, Held]
 ) -> _Plan:
     """What can be granted; the budget is asked only where the lease is not enough and the budget seems to have more."""
     plan = _plan(asked, held, lease.free)
@@ -141,7 +149,7 @@ def _affordable(
     return plan
 
 
-def _plan(asked: Sequence[tuple[str, int]], held: Mapping[str, _Held], free: int) -> _Plan:
+def _plan(asked: Sequence[tuple[str, int]], held: Mapping[str, Held], free: int) -> _Plan:
     granted, changed, cost = [], dict[str, int](), 0
     for key, amount in asked:
         before = held.get(key)
@@ -162,18 +170,8 @@ def _release(connection: Connection, budget: str, *, made_before: int) -> int:
     return sum(connection.execute(delete(RESERVATIONS).where(which).returning(of.amount)).scalars())
 
 
-def _held(connection: Connection, keys: Iterable[str]) -> dict[str, _Held]:
-    """What these keys hold, locked in one order for all."""
-    found = {}
-    for part in chunks(sorted(set(keys))):
-        query = select(RESERVATIONS).where(RESERVATIONS.c.key.in_(part)).order_by(RESERVATIONS.c.key)
-        for row in connection.execute(query.with_for_update()):
-            found[row.key] = _Held(row.budget, row.amount, row.spent)
-    return found
-
-
 def _hold(
-    connection: Connection, changed: Mapping[str, int], held: Mapping[str, _Held], *, budget: str, now: int
+    connection: Connection, changed: Mapping[str, int], held: Mapping[str, Held], *, budget: str, now: int
 ) -> set[str]:
     """Write what keys hold now. Returns those that another process has made in the meantime."""
     raised = [{"of_key": key, "now_amount": amount} for key, amount in changed.items() if key in held]

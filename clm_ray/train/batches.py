@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
+from clm_ray.features.events import EventVocabulary
+from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.model.inference import padded, user_inputs
@@ -27,6 +30,7 @@ from clm_ray.model.recommender import (
     RetrievalTargets,
     TextInputs,
 )
+from clm_ray.schema import DAY_US
 from clm_ray.train.losses import Groups, loss_weights
 from clm_ray.train.texts import TEXTS_PER_PASS, LowerStates
 from clm_ray.train.windows import Windows
@@ -93,6 +97,10 @@ class BatchMaker:
     last_trained: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     groups: Groups = field(default_factory=Groups)
 
+    @cached_property
+    def _vocabulary(self) -> EventVocabulary:
+        return EventVocabulary(self.recipe.event_types)
+
     def make(self, windows: Windows, *, rank: int, world: int, step: int, epoch: int, train: bool) -> Batch:
         """This rank's share of the global batch `windows`."""
         return next(self.parts(windows, rank=rank, world=world, step=step, epoch=epoch, train=train, parts=1))
@@ -138,19 +146,23 @@ class BatchMaker:
 
     def _next(self, windows: Windows, rng: np.random.Generator, *, items: bool, train: bool) -> list[NDArray[np.int64]]:
         """Positions of context events of the train period (or of the validation period) that are to be foretold: a sample of each
-        window's own events, of those with an item where it is the item that is asked for.
+        window's own events. Where it is the item that is asked for, of those with an item, and without those that say that it was not wanted.
         """
-        sequences = self.recipe.sequences
+        sequences, split = self.recipe.sequences, self.recipe.split
+        embargo = 0 if split.refit or not train else round(split.embargo_days * DAY_US)
         chosen = []
         for number, context, target in zip(windows.number, windows.context, windows.target, strict=True):
-            time, end = context["time"], self.train_end
-            if self.recipe.split.protocol == "per_user" and not self.recipe.split.refit:
+            time, end = context["time"], self.train_end - embargo
+            if split.protocol == "per_user" and not split.refit:
                 # Each user's train period ends for itself; at the moment of the last train target the later splits may begin.
                 known = target["time"]
                 end = int(
                     known.max(initial=np.iinfo(np.int64).min) if train else known.min(initial=np.iinfo(np.int64).max)
                 )
-            eligible_N = ((context["item"] > 0) | (not items)) & ((time < end) == train)
+            eligible_N = (time < end) == train
+            if items:
+                past = History(context["item"], context["event"], context["value"], time)
+                eligible_N &= (context["item"] > 0) & (self._vocabulary.labels(past) != 0)
             # The tail belongs to the windows before; where it is cut, its first moment may be missing a part.
             eligible_N[: min(number * sequences.body, sequences.max_context)] = False
             if number * sequences.body > sequences.max_context:

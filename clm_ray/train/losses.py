@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.train import FairnessConfig
+from clm_ray.config.train import GroupPenalty
 from clm_ray.errors import TrainError
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.model.recommender import LOSSES
@@ -49,7 +49,7 @@ class Groups:
 
     @staticmethod
     def build(
-        config: FairnessConfig | None,
+        config: GroupPenalty | None,
         *,
         columns: dict[str, tuple[dict[str, str], dict[str, float]]],
         catalogue: Catalogue,

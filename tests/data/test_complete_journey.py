@@ -91,6 +91,8 @@ def test_events_items_users_and_slots(ray_session, folder):
         for row in rows.sort_by([("file", "ascending"), ("row", "ascending")]).select(shown).to_pylist()
     ]
     day = DAY.replace(tzinfo=dt.UTC)
+    # After every purchase of its day, which must not foresee it, and before the next one's.
+    evening = day + dt.timedelta(days=1) - dt.timedelta(microseconds=1)
     ice = ("1", "25671", "purchase", day, 0.5, [("basket", "31198570044"), ("slot", "330/1")])
     start = dt.datetime(2016, 11, 14, tzinfo=dt.UTC)
     assert events == [
@@ -98,8 +100,8 @@ def test_events_items_users_and_slots(ray_session, folder):
         (*ice, 0, 2),
         ("2", "99", "purchase", day, 2.0, [("basket", "9"), ("slot", "7/53")], 0, 3),
         ("2", None, "campaign_received", start, None, [("campaign", "3"), ("campaign_type", "Type C")], 1, 1),
-        ("1", None, "coupon_redeemed", day, None, [("campaign", "3"), ("coupon", "51380041013")], 2, 1),
-        ("1", None, "coupon_redeemed", day, None, [("campaign", "3"), ("coupon", "51380041014")], 2, 2),
+        ("1", None, "coupon_redeemed", evening, None, [("campaign", "3"), ("coupon", "51380041013")], 2, 1),
+        ("1", None, "coupon_redeemed", evening, None, [("campaign", "3"), ("coupon", "51380041014")], 2, 2),
     ]
     items = {row["item_id"]: row for row in validate(source.items, ITEMS, name="items").to_pylist()}
     assert items["26093"]["text"] == "bread:italian/french, bread, pastry, private brand"

@@ -30,7 +30,7 @@ from made_logs import (
 )
 
 from clm_ray.data.bucket_figures import BucketFigures, add_up
-from clm_ray.data.figures import popularity, total
+from clm_ray.data.report.figures import popularity, total
 from clm_ray.data.tally import Tally, gap_bins
 from clm_ray.schema import DAY_US
 

@@ -14,8 +14,8 @@ from made_logs import DAYS, START, USERS, VOCABULARY, Row, moments, numbered, re
 from clm_ray.config.stages import STAGES
 from clm_ray.data.bucket_lives import bucket_lives
 from clm_ray.data.life_counts import LifeCounts
-from clm_ray.data.life_figures import rfm_table, stage_days
-from clm_ray.data.life_readings import moves, segments
+from clm_ray.data.report.life_figures import rfm_table, stage_days
+from clm_ray.data.report.life_readings import moves, segments
 from clm_ray.lifecycle.stages import stage_at
 from clm_ray.schema import DAY_US
 

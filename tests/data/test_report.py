@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from clm_ray.config.recipe import load_recipe
 from clm_ray.data.log import Counts, Log
-from clm_ray.data.report import make_report
+from clm_ray.data.report.short import make_report
 from clm_ray.schema import ITEMS, USERS
 
 COUNTS = Counts(

@@ -46,7 +46,7 @@ def shop(tmp_path: Path) -> tuple[list[str], Workspace]:
     return ["--recipe", str(tmp_path / "shop.yaml"), "--root", str(workspace.root)], workspace
 
 
-def test_kill_resume_approve_and_free(shop: tuple[list[str], Workspace], capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_resume_approve_and_release(shop: tuple[list[str], Workspace], capsys: pytest.CaptureFixture[str]) -> None:
     where, workspace = shop
     policy.main([*where, "kill", *SAID])
     with open_store(workspace.store_url) as store:
@@ -59,7 +59,7 @@ def test_kill_resume_approve_and_free(shop: tuple[list[str], Workspace], capsys:
     assert "stopped: guardrail:complaints:win_back: too many" in said
     assert f"{asked.approval_id} pending: new_action letter" in said
     policy.main([*where, "resume", *SAID])
-    policy.main([*where, "free", "--key", "guardrail:complaints:win_back", *SAID])
+    policy.main([*where, "release", "--key", "guardrail:complaints:win_back", *SAID])
     policy.main([*where, "approve", "--id", asked.approval_id, "--days", "7", *SAID])
     with open_store(workspace.store_url) as store:
         state = read_controls(store, now=wall_us())
@@ -69,6 +69,16 @@ def test_kill_resume_approve_and_free(shop: tuple[list[str], Workspace], capsys:
     policy.main([*where, "revoke", "--id", asked.approval_id, *SAID])
     with open_store(workspace.store_url) as store:
         assert read_controls(store, now=wall_us()).approved(wall_us()) == frozenset()
+
+
+def test_the_price_of_budget_is_set_and_counts_from_then_on(shop: tuple[list[str], Workspace]) -> None:
+    where, workspace = shop
+    policy.main([*where, "price", "--price", "0.8", *SAID])
+    with open_store(workspace.store_url) as store:
+        assert read_controls(store, now=wall_us()).price == 0.8
+    for wrong in ([], ["--price", "-1"], ["--price", "nan"]):
+        with pytest.raises(ConfigError, match="--price"):
+            policy.main([*where, "price", *wrong, *SAID])
 
 
 @pytest.mark.parametrize("left_out", ["--by", "--reason"])

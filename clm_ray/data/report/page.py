@@ -13,8 +13,8 @@ from html import escape
 from typing import TypeVar
 
 from clm_ray.data import life_pictures, life_readings, pictures, readings
-from clm_ray.data.figures import Figures
-from clm_ray.data.report import DataReport
+from clm_ray.data.report.figures import Figures
+from clm_ray.data.report.short import DataReport
 
 PAGE = "report.html"
 _STYLE = """

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from clm_ray.data.drift_figures import Drift
-from clm_ray.data.figures import Cohorts, Daily, Histogram, Lengths, Popularity, Survival, total
+from clm_ray.data.report.drift_figures import Drift
+from clm_ray.data.report.figures import Cohorts, Daily, Histogram, Lengths, Popularity, Survival, total
 from clm_ray.drawing import INK, SERIES, blank, dress, plain
 from clm_ray.metrics.drift import LARGE, SMALL
 

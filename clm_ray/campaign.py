@@ -37,7 +37,7 @@ from clm_ray.decide.decide import DecisionInput, decide, open_cases
 from clm_ray.errors import ConfigError
 from clm_ray.features.events import EventVocabulary
 from clm_ray.policy.knapsack import dual_price
-from clm_ray.serve.catalogue import recipe_of
+from clm_ray.release.read import recipe_of
 from clm_ray.serve.hops import RetentionFacts
 from clm_ray.serve.retention import RetentionRelease, input_of, open_retention
 from clm_ray.store.deliveries import claim

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clm_ray.config.stages import STAGES
-from clm_ray.data.life_figures import RfmTable, StageDays
+from clm_ray.data.report.life_figures import RfmTable, StageDays
 
 NONE = "–"
 

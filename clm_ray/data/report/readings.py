@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
-from clm_ray.data.drift_figures import Drift, SplitActivity
-from clm_ray.data.figures import FEWEST_EVENTS, Cohorts, Daily, Histogram, Lengths, Popularity, Survival, total
+from clm_ray.data.report.drift_figures import Drift, SplitActivity
+from clm_ray.data.report.figures import FEWEST_EVENTS, Cohorts, Daily, Histogram, Lengths, Popularity, Survival, total
 from clm_ray.data.log import Counts
-from clm_ray.data.report import BaseRate
+from clm_ray.data.report.short import BaseRate
 from clm_ray.metrics.drift import LARGE, SMALL
 
 _SECOND, _HOUR, _DAY = 1.0, 3600.0, 86_400.0
