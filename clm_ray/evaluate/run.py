@@ -135,7 +135,8 @@ def _baselines(
     texts = frozen_texts(dataset, model)
     fitted = fit_baselines(sample, texts=texts, bins=len(dataset.recipe.retention.bin_ends))
     notes = [
-        f"Baselines were fitted on {len(sample.label_P):,} of {targets:,} training targets, by moments drawn at random."
+        f"Baselines were fitted on {len(sample.label_P):,} of {targets:,} training targets, by moments drawn at random. "
+        "Unlike the model they are not calibrated on the validation split, which is later: mind it where log loss and calibration are compared."
     ]
     if texts is None:
         notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")
