@@ -14,6 +14,8 @@ from typing import Any
 from clm_ray.train.run import git_revision
 
 RESULTS = Path(__file__).parent / "results"
+_TOLD = ("command", "git", "date")
+"""What is said of each part of a file."""
 _PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "numpy")
 
 
@@ -49,8 +51,7 @@ def record(
     }
     content: dict[str, Any] = {"figures": figures, **made}
     if merge:
-        told = ("command", "git", "date")
-        parts = {**_parts_of(path), **dict.fromkeys(figures, {key: made[key] for key in told})}
+        parts = {**_parts_of(path), **{part: {key: made[key] for key in _TOLD} for part in figures}}
         content = {"figures": {**figures_of(name), **figures}, **made, "parts": parts}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -63,8 +64,8 @@ def _parts_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    whole = {key: content[key] for key in ("command", "git", "date")}
-    return {**dict.fromkeys(content["figures"], whole), **content.get("parts", {})}
+    whole = {key: content[key] for key in _TOLD}
+    return {**{part: whole for part in content["figures"]}, **content.get("parts", {})}
 
 
 def _told(argument: str) -> str:

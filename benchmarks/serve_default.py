@@ -23,9 +23,9 @@ from ray.serve.handle import DeploymentHandle
 from clm_ray.config.workspace import Workspace
 from clm_ray.messages import Recommendation, RecommendRequest, RetentionAction
 from clm_ray.model.inference import Scorer
+from clm_ray.release.read import thresholds_of
 from clm_ray.serve.answers import Draft, answer_of, candidates_of, slate_of
 from clm_ray.serve.asks import read_ask, wanted_of
-from clm_ray.release.read import thresholds_of
 from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.course import Course
 from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled, RankBatch, Ranked, RetainBatch, RetentionFacts
@@ -103,9 +103,7 @@ class Shop:
 
     @web.post("/v1/recommend", response_model_exclude_unset=True)
     async def recommend(self, request: RecommendRequest) -> Recommendation:
-        ask = read_ask(
-            request, served=self.served, wanted=wanted_of(request, self.served), now=self.clock.now_us()
-        )
+        ask = read_ask(request, served=self.served, wanted=wanted_of(request, self.served), now=self.clock.now_us())
         draft = Draft(ask=ask)
         profiled = await self.profiler.profile.remote(ProfileAsk(ask.user_id, ask.time, ask.recent))
         draft.profile = profiled.profiles[0]

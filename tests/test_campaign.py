@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clm_ray import campaign
+from clm_ray.campaign import Plan, run_campaign
 from clm_ray.config.recipe import recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.decide.decide import decide
 from clm_ray.errors import ConfigError
 from clm_ray.schema import USERS
-from clm_ray import campaign
-from clm_ray.campaign import Plan, run_campaign
 from clm_ray.serve.hops import RetentionFacts
 from clm_ray.serve.retention import input_of, open_retention
 from clm_ray.store.records import StoredEvent

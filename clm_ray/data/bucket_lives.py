@@ -43,7 +43,7 @@ def bucket_lives(events: pa.Table, vocabulary: EventVocabulary, thresholds: Thre
     """`events`: COLUMNS of whole users, sorted by user and time."""
     user_N = encoded(events.column("user_id")).indices.to_numpy()
     no_item_N = pa.array(np.zeros(len(user_N), np.int32))  # which item it was does not matter here, and is not read
-    whole = history_of_all(events.append_column("item", no_item_N), vocabulary)
+    whole = history_of_all(events.select(COLUMNS).append_column("item", no_item_N), vocabulary)
     time_N = whole.time_N
     amount_N, active_N = vocabulary.amounts(whole).astype(np.float64), vocabulary.is_activity(whole)
     moves, rfm = [NOTHING.key_N], []

@@ -34,7 +34,6 @@ from clm_ray.data.buckets import bucket_of, part
 from clm_ray.data.columns import rows_to_table
 from clm_ray.data.evaluation_sample import drawn, impression_rows, sample_digest, with_candidates
 from clm_ray.data.feature_sample import FeatureSample, SampledUser
-from clm_ray.data.report.figures import Figures, make_figures
 from clm_ray.data.first_pass import summarise_log
 from clm_ray.data.kept_buckets import KeptBuckets
 from clm_ray.data.life_counts import count_lives
@@ -44,6 +43,7 @@ from clm_ray.data.neighbours import build_neighbours, neighbours_of, sliced_opin
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.references import reference_times
+from clm_ray.data.report.figures import Figures, make_figures
 from clm_ray.data.report.short import DataReport, make_report
 from clm_ray.data.second_pass import build_buckets
 from clm_ray.data.slots import SlotTable

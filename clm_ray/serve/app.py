@@ -17,9 +17,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from clm_ray.release.read import recipe_of, thresholds_of
 from clm_ray.serve.args import AppArgs, PartArgs, ScalingArgs, resolve
 from clm_ray.serve.beside import OutcomesReplica, ShadowReplica
-from clm_ray.release.read import recipe_of, thresholds_of
 from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.encoder import Encoder

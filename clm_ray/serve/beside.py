@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clm_ray.serve.args import AppArgs
 from clm_ray.release.read import thresholds_of
+from clm_ray.serve.args import AppArgs
 from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.outcome_watch import OutcomeWatch

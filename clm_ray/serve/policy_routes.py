@@ -40,7 +40,10 @@ def add_policy_routes(app: FastAPI, desk: PolicyDesk, *, admin: Admin) -> None:
         return json_of(await desk.kill(asked))
 
     @app.post(
-        "/v1/policy/release-guardrail", response_model=PolicyState, summary="Release what a guardrail stopped", tags=[_TAG]
+        "/v1/policy/release-guardrail",
+        response_model=PolicyState,
+        summary="Release what a guardrail stopped",
+        tags=[_TAG],
     )
     async def release_guardrail(asked: ReleaseGuardrail, x_admin_token: AdminToken = None) -> Response:
         admin.require(x_admin_token, field="key", what="release what a guardrail stopped")

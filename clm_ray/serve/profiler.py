@@ -165,7 +165,9 @@ def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], releas
         liked = _liked(request, scorer) if place in own else user.liked
         profiles.append(_profile(request, liked, why_B[place], foreseen=foreseen_B[place], release=release))
         # A decision is booked for the whole period: what only this caller knows, and nobody stores, must not be in it.
-        facts.append(facts_of(request, user.history.before(ask.time), chances=foreseen_B[place].chance_J, scorer=scorer))
+        facts.append(
+            facts_of(request, user.history.before(ask.time), chances=foreseen_B[place].chance_J, scorer=scorer)
+        )
     return Profiled(profiles=profiles, facts=facts, states=pickle.dumps(whole, protocol=pickle.HIGHEST_PROTOCOL))
 
 

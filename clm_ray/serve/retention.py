@@ -26,8 +26,8 @@ from clm_ray.messages import ExpectedUplift, RetentionAction
 from clm_ray.policy.epochs import epoch_of
 from clm_ray.policy.rules import check_columns
 from clm_ray.policy.uplift import Estimate
-from clm_ray.serve import measures
 from clm_ray.release.read import recipe_of, thresholds_of
+from clm_ray.serve import measures
 from clm_ray.serve.hops import RetainBatch, RetentionFacts
 from clm_ray.serve.opened import Opened
 from clm_ray.serve.telemetry import Telemetry, unrecorded

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clm_ray.config.serve import FreshnessConfig, ShopRule, ServeConfig
+from clm_ray.config.serve import FreshnessConfig, ServeConfig, ShopRule
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.schema import DAY_US
 from clm_ray.serve.hops import Wish
@@ -240,9 +240,7 @@ def order(
     return best_first[chosen]
 
 
-def _keeping(
-    shares: Sequence[Share], held: Sequence[int], left_L: NDArray[np.intp], *, place: int
-) -> NDArray[np.intp]:
+def _keeping(shares: Sequence[Share], held: Sequence[int], left_L: NDArray[np.intp], *, place: int) -> NDArray[np.intp]:
     """Those left that may come next, in their order. `held`: how many of each share come before; `place`: how many in all."""
     may_M = left_L
     for share, before in zip(shares, held, strict=True):

@@ -11,8 +11,8 @@ from made_logs import DAYS, START, VOCABULARY, Row, table_of
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_figures import BucketFigures, Frame, WindowFigures, bucket_figures, frame_of
 from clm_ray.data.bucket_lives import bucket_lives
-from clm_ray.data.report.figures import Figures, make_figures
 from clm_ray.data.life_counts import LifeCounts
+from clm_ray.data.report.figures import Figures, make_figures
 from clm_ray.features.spec import FeatureSpec, Selection, click_feature_names, retention_feature_names
 from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.schema import DAY_US

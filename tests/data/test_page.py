@@ -13,8 +13,8 @@ from made_logs import DAYS, START, USERS, Row, numbered, recipe
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data import readings
-from clm_ray.data.report.figures import Figures
 from clm_ray.data.log import Counts
+from clm_ray.data.report.figures import Figures
 from clm_ray.data.report.page import render, sections
 from clm_ray.data.report.short import BaseRate, DataReport
 from clm_ray.schema import DAY_US

@@ -63,9 +63,7 @@ def _gap(shop: SmallShop, weight: float) -> float:
     fairness = {"user_column": "town", "weight": weight} if weight else None
     recipe = small_recipe(train={"fairness": fairness})
     maker = shop.maker(recipe=recipe)
-    maker.groups = Groups.build(
-        GroupPenalty(user_column="town"), columns=shop.columns, catalogue=shop.source.catalogue
-    )
+    maker.groups = Groups.build(GroupPenalty(user_column="town"), columns=shop.columns, catalogue=shop.source.catalogue)
     model = shop.model(seed=1)
     model.fairness = Fairness(len(maker.groups.names), "exposure") if weight else None
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)

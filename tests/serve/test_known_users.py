@@ -15,9 +15,9 @@ from tiny_release import write_release
 from clm_ray.config.workspace import Workspace
 from clm_ray.features.history import EMPTY
 from clm_ray.model.inference import Scorer
+from clm_ray.release.read import thresholds_of
 from clm_ray.schema import DAY_US
 from clm_ray.serve import measures
-from clm_ray.release.read import thresholds_of
 from clm_ray.serve.hops import ProfileAsk, ProfileBatch, Profiled
 from clm_ray.serve.live_items import LiveItems, amended_scorer
 from clm_ray.serve.opened import Opened

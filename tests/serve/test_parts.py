@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_release import ITEM_IDS, write_release
 
-from clm_ray.config.serve import ShopRule, ServeConfig
+from clm_ray.config.serve import ServeConfig, ShopRule
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
 from clm_ray.features.history import EMPTY, History
@@ -19,8 +19,8 @@ from clm_ray.model.calibration import Calibration
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.retention_calibration import RetentionCalibration
 from clm_ray.policy.epochs import epoch_of
-from clm_ray.schema import DAY_US
 from clm_ray.release.read import thresholds_of
+from clm_ray.schema import DAY_US
 from clm_ray.serve.catalogue import open_catalogue
 from clm_ray.serve.hops import (
     ANYTHING,
@@ -145,8 +145,10 @@ def test_a_release_with_further_heads_foretells_spend_and_the_next_action(tmp_pa
         releases=Opened(folder, open_release=lambda _: ProfilerRelease(scorer, thresholds_of(folder))), store=store
     )
     profile = profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).profiles[0]
-    assert profile.expected_spend is not None and profile.expected_spend > 0
-    assert profile.next_action is not None and list(profile.next_action) == list(scorer.vocabulary.names)
+    assert profile.expected_spend is not None
+    assert profile.expected_spend > 0
+    assert profile.next_action is not None
+    assert list(profile.next_action) == list(scorer.vocabulary.names)
     assert sum(profile.next_action.values()) == pytest.approx(1.0, abs=1e-5)
 
 

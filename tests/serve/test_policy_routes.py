@@ -68,7 +68,9 @@ def test_what_a_guardrail_stopped_is_listed_and_released(http: TestClient, store
     freed = {"key": stop["key"], **SAID}
     assert http.post("/v1/policy/release-guardrail", json=freed, headers=TOKEN).json()["stops"] == []
     assert http.post("/v1/policy/release-guardrail", json=freed, headers=TOKEN).status_code == 422
-    assert http.post("/v1/policy/release-guardrail", json={"key": "kill_switch", **SAID}, headers=TOKEN).status_code == 422
+    assert (
+        http.post("/v1/policy/release-guardrail", json={"key": "kill_switch", **SAID}, headers=TOKEN).status_code == 422
+    )
 
 
 def test_users_say_by_which_channels_they_may_be_contacted(http: TestClient, store: Store) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clm_ray.config.serve import FreshnessConfig, ShopRule, ServeConfig
+from clm_ray.config.serve import FreshnessConfig, ServeConfig, ShopRule
 from clm_ray.features.catalogue import Amendment, Catalogue
 from clm_ray.schema import ITEMS
 from clm_ray.serve.hops import ANYTHING, Wish

@@ -20,9 +20,9 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.features.history import History
 from clm_ray.messages import Ranking, Recommendation, UserProfile
 from clm_ray.model.inference import Scorer, UserRequest
+from clm_ray.release.read import thresholds_of
 from clm_ray.schema import DAY_US
 from clm_ray.serve.args import CoalesceArgs, TimeoutArgs
-from clm_ray.release.read import thresholds_of
 from clm_ray.serve.catalogue import ServedCatalogue, open_catalogue
 from clm_ray.serve.gateway import Gateway
 from clm_ray.serve.hops import ANYTHING, Hops, Ranked, Wish

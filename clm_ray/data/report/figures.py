@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.bucket_figures import BucketFigures, Frame
-from clm_ray.data.report.drift_figures import Drift, drift
 from clm_ray.data.life_counts import LifeCounts
+from clm_ray.data.report.drift_figures import Drift, drift
 from clm_ray.data.report.life_figures import RfmTable, StageDays, rfm_table, stage_days
 from clm_ray.data.tally import GAP_EDGES_S, Ints, Tally, length_edges
 from clm_ray.features.spec import FeatureSpec

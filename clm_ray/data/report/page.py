@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
-from clm_ray.data import life_pictures, life_readings, pictures, readings
+from clm_ray.data.report import life_pictures, life_readings, pictures, readings
 from clm_ray.data.report.figures import Figures
 from clm_ray.data.report.short import DataReport
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
+from clm_ray.data.log import Counts
 from clm_ray.data.report.drift_figures import Drift, SplitActivity
 from clm_ray.data.report.figures import FEWEST_EVENTS, Cohorts, Daily, Histogram, Lengths, Popularity, Survival, total
-from clm_ray.data.log import Counts
 from clm_ray.data.report.short import BaseRate
 from clm_ray.metrics.drift import LARGE, SMALL
 
