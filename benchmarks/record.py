@@ -65,7 +65,7 @@ def _parts_of(path: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     whole = {key: content[key] for key in _TOLD}
-    return {**{part: whole for part in content["figures"]}, **content.get("parts", {})}
+    return {**dict.fromkeys(content["figures"], whole), **content.get("parts", {})}
 
 
 def _told(argument: str) -> str:
