@@ -12,8 +12,8 @@ from made_figures import counts_of, figures_of
 from made_logs import DAYS, START, USERS, Row, numbered, recipe
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.data import readings
 from clm_ray.data.log import Counts
+from clm_ray.data.report import readings
 from clm_ray.data.report.figures import Figures
 from clm_ray.data.report.page import render, sections
 from clm_ray.data.report.short import BaseRate, DataReport
