@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 
 from benchmarks.record import figures_of, record
+from clm_ray.train.run import git_revision
 
 SIZES = (1, 5, 20, 50)
 """Millions of events."""
@@ -51,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="millions of events of the curve")
     args = options.parse_args(argv)
     root = Path(args.root).resolve()
+    revision = git_revision()  # before this program changes a file of the checkout itself
     for part in args.only:
-        record("data", PARTS[part](root, tuple(args.sizes)), merge=True)
+        record("data", PARTS[part](root, tuple(args.sizes)), merge=True, git=revision)
 
 
 def vs_polars(root: Path, sizes: Sequence[int]) -> dict[str, Any]:
