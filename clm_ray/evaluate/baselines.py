@@ -2,7 +2,7 @@
 
 Every baseline uses only what was known at the moment: the user's events strictly before it, the item statistics of the days
 before. Its scores become probabilities by a logistic regression on training targets (with their weights and sampling
-offset), so that its log loss and calibration can be compared.
+offset), and are calibrated on the validation split as the model is (`calibrated.py`), so that log loss and calibration can be compared.
 
 Shape letters: N events of one user, P candidates, F features, R references, B hazard bins.
 """
@@ -10,14 +10,14 @@ Shape letters: N events of one user, P candidates, F features, R references, B h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.evaluate import logistic
+from clm_ray.evaluate import calibrated, logistic
 from clm_ray.evaluate.boosting import Boosted, fit_boosted
 from clm_ray.evaluate.dataset import Occasions
 from clm_ray.evaluate.logistic import Logistic
@@ -29,6 +29,8 @@ from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource, retention_feature_names
 from clm_ray.features.statistics import ItemStatistics, day_of
 from clm_ray.metrics import survival
+from clm_ray.model.calibration import IDENTITY, Calibration
+from clm_ray.model.retention_calibration import RetentionCalibration
 
 Floats = NDArray[np.float64]
 
@@ -124,16 +126,28 @@ class PairFeatures:
 @dataclass(frozen=True)
 class Baselines:
     """The fitted baselines, coefficients alone. `click`: the tabular ones. `retention`: name → one regression per hazard bin end;
-    `boosted`: trees in the same place, None without LightGBM; `spend`: None where no training reference says what was spent."""
+    `boosted`: trees in the same place, None without LightGBM; `spend`: None where no training reference says what was spent.
+    `click_scale`, `return_scale`: name → calibration on the validation split; names that are missing have none."""
 
     click: Mapping[str, Logistic]
     text: TextLogistic | None
     retention: Mapping[str, tuple[Logistic, ...]]
     boosted: Boosted | None = None
     spend: SpendLine | None = None
+    click_scale: Mapping[str, Calibration] = field(default_factory=dict)
+    return_scale: Mapping[str, RetentionCalibration] = field(default_factory=dict)
 
-    def active_within(self, recency_RF: Floats) -> dict[str, Floats]:
-        """[R, B] P(active again by the end of each bin) by each retention baseline, from `retention_columns`."""
+    def active_within(self, recency_RF: Floats, stage_R: NDArray[np.int8]) -> dict[str, Floats]:
+        """[R, B] P(active again by the end of each bin) by each retention baseline, from `retention_columns` and the stages of the users."""
+        return {
+            name: calibrated.returns(self.return_scale[name], within_RB, stage_R)
+            if name in self.return_scale
+            else within_RB
+            for name, within_RB in self._active_within(recency_RF).items()
+        }
+
+    def _active_within(self, recency_RF: Floats) -> dict[str, Floats]:
+        """Without calibration."""
         result = {}
         for name, fitted in self.retention.items():
             x_RF = recency_RF[:, :1] if name == "recency" else recency_RF
@@ -163,9 +177,12 @@ class ClickBaselines:
         if name == "text_logistic":
             assert self.fitted.text is not None
             assert self.texts is not None
-            return self.fitted.text.probability(self.texts, history=history, occasions=occasions)
-        x_PF = self.features.of(name, history, occasions)
-        return self.fitted.click[name].probability(x_PF).astype(np.float32)
+            found_P: NDArray[np.floating] = self.fitted.text.probability(
+                self.texts, history=history, occasions=occasions
+            )
+        else:
+            found_P = self.fitted.click[name].probability(self.features.of(name, history, occasions))
+        return calibrated.click(self.fitted.click_scale.get(name, IDENTITY), found_P)
 
 
 def click_baselines(recipe: Recipe) -> tuple[str, ...]:
@@ -184,8 +201,8 @@ def retention_columns(source: FeatureSource, history: History, time_R: NDArray[n
     return source.retention(history, time_R)[:, where].astype(np.float64)
 
 
-def fit_baselines(sample: Sample, *, texts: FrozenTexts | None, bins: int) -> Baselines:
-    """Fit every baseline on the training sample."""
+def fit_baselines(sample: Sample, *, texts: FrozenTexts | None, bins: int, later: Sample | None = None) -> Baselines:
+    """Fit every baseline on the training sample, and calibrate it on `later`, that of the validation split; None: not at all."""
     click = {
         name: logistic.fit_rising(x_PF, label=sample.label_P, weight=sample.weight_P, offset=sample.offset_P)
         for name, x_PF in sample.columns.items()
@@ -208,7 +225,24 @@ def fit_baselines(sample: Sample, *, texts: FrozenTexts | None, bins: int) -> Ba
             retention[name] = tuple(_fit_horizon(sample, horizon=j, width=width) for j in range(bins))
         boosted = fit_boosted(sample.recency_RF, bin_R=sample.bin_R, seen_R=sample.seen_R, bins=bins)
         spend = fit_spend(sample.recency_RF, sample.value_R)
-    return Baselines(click, text, retention, boosted, spend)
+    fitted = Baselines(click, text, retention, boosted, spend)
+    return fitted if later is None else _calibrated(fitted, later, texts)
+
+
+def _calibrated(fitted: Baselines, later: Sample, texts: FrozenTexts | None) -> Baselines:
+    chance: dict[str, NDArray[np.floating]] = {
+        name: one.probability(later.columns[name]) for name, one in fitted.click.items()
+    }
+    if fitted.text is not None and texts is not None:
+        chance["text_logistic"] = fitted.text.of_sample(
+            texts, mean_MH=later.mean_MH, moment_P=later.moment_P, item_P=later.item_P
+        )
+    within = fitted._active_within(later.recency_RF) if len(later.bin_R) else {}
+    return replace(
+        fitted,
+        click_scale={name: calibrated.fit_click(chance_P, later) for name, chance_P in chance.items()},
+        return_scale={name: calibrated.fit_returns(within_RB, later) for name, within_RB in within.items()},
+    )
 
 
 def _fit_horizon(sample: Sample, *, horizon: int, width: int) -> Logistic:

@@ -185,10 +185,14 @@ class Dataset:
 
     def training_targets(self) -> int:
         """Number of training targets."""
+        return self.targets(TRAIN)
+
+    def targets(self, split: int) -> int:
+        """Number of targets of a split (train or valid)."""
         total = 0
         for bucket in self.buckets:
-            split, _ = ragged(self._part("sequences", bucket, columns=["tgt_split"]).column("tgt_split"))
-            total += int((split == TRAIN).sum())
+            split_T, _ = ragged(self._part("sequences", bucket, columns=["tgt_split"]).column("tgt_split"))
+            total += int((split_T == split).sum())
         return total
 
     def test_cases(self, bucket: int) -> Iterator[Case]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from clm_ray.evaluate.scoring import PARTS, OpenScorer, ScoringPlan, score_test
 from clm_ray.evaluate.spending import spend_report
 from clm_ray.evaluate.text_baseline import VECTORS
 from clm_ray.model.inference import Scorer
-from clm_ray.schema import SPLITS, TEST
+from clm_ray.schema import SPLITS, TEST, TRAIN, VALID
 
 FILES = dict(
     zip(PARTS, ("predictions.parquet", "catalogue_predictions.parquet", "retention_predictions.parquet"), strict=True)
@@ -130,13 +131,15 @@ def _baselines(
     targets = dataset.training_targets()
     share = min(1.0, recipe.evaluate.baseline_rows / max(1, targets))
     say(f"baselines: sampling {share:.1%} of {targets:,} training targets")
-    sample = draw_sample(dataset.folder, model=model, parts=parts, share=share, seed=_SEED, buckets=dataset.buckets)
+    draw = partial(draw_sample, dataset.folder, model=model, parts=parts, seed=_SEED, buckets=dataset.buckets)
+    sample = draw(split=TRAIN, share=share)
+    later = draw(split=VALID, share=min(1.0, recipe.evaluate.baseline_rows / max(1, dataset.targets(VALID))))
     say(f"baselines: fitting on {len(sample.label_P):,} targets and {len(sample.bin_R):,} retention references")
     texts = frozen_texts(dataset, model)
-    fitted = fit_baselines(sample, texts=texts, bins=len(dataset.recipe.retention.bin_ends))
+    fitted = fit_baselines(sample, texts=texts, bins=len(dataset.recipe.retention.bin_ends), later=later)
     notes = [
         f"Baselines were fitted on {len(sample.label_P):,} of {targets:,} training targets, by moments drawn at random. "
-        "Unlike the model they are not calibrated on the validation split, which is later: mind it where log loss and calibration are compared."
+        "Like the model they were calibrated on the validation split."
     ]
     if texts is None:
         notes.append(f"No logistic regression on frozen text vectors: the model folder has no {VECTORS}.")

@@ -1,4 +1,4 @@
-"""The fixed sample of training rows that the baselines are fitted on, drawn by moment, bucket by bucket.
+"""The fixed samples of rows that the baselines are fitted on (training) and calibrated on (validation), drawn by moment, bucket by bucket.
 
 Shape letters: P candidates, M moments, H width of text vectors, R references, F features.
 """
@@ -26,13 +26,14 @@ _ARRAYS = (
     "bin_R",
     "seen_R",
     "value_R",
+    "stage_R",
 )
 
 
 @dataclass(frozen=True)
 class Sample:
     """`columns`: features by tabular baseline. `mean_MH`: mean text vector of the user at each moment (width 0 without texts).
-    `value_R`: spend within the longest horizon, NaN where it is not known."""
+    `value_R`: spend within the longest horizon, NaN where it is not known; `stage_R`: life-cycle stage, a position in STAGES."""
 
     label_P: NDArray[np.float32]
     weight_P: NDArray[np.float32]
@@ -45,6 +46,7 @@ class Sample:
     bin_R: NDArray[np.int32]
     seen_R: NDArray[np.int32]
     value_R: NDArray[np.float32]
+    stage_R: NDArray[np.int8]
 
     def save(self, path: Path) -> None:
         """Write as .npz (no pickles)."""

@@ -1,4 +1,4 @@
-"""Draw the baselines' training sample on Ray Data: one task per bucket, part files in between.
+"""Draw the baselines' samples on Ray Data: one task per bucket, part files in between.
 
 buckets ─▶ tasks: moments drawn, columns computed as of each moment ─▶ driver: one Sample
 """
@@ -13,6 +13,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from clm_ray.evaluate import slices
 from clm_ray.evaluate.baselines import PairFeatures, click_baselines, retention_columns
 from clm_ray.evaluate.dataset import Case, Dataset, Occasions, References
 from clm_ray.evaluate.sample import Sample
@@ -20,30 +21,33 @@ from clm_ray.evaluate.text_baseline import FrozenTexts
 from clm_ray.features.history import EMPTY
 
 
-def draw_sample(dataset: Path, *, model: Path, parts: Path, share: float, seed: int, buckets: Sequence[int]) -> Sample:
-    """The baselines' training sample: each training moment with probability `share`, with every candidate of it.
+def draw_sample(
+    dataset: Path, *, split: int, model: Path, parts: Path, share: float, seed: int, buckets: Sequence[int]
+) -> Sample:
+    """The baselines' sample of a split (train or valid): each moment with probability `share`, with every candidate of it.
 
-    Runs as Ray Data tasks, one bucket each. All training references are kept: they are few.
+    Runs as Ray Data tasks, one bucket each. All references are kept: they are few.
     """
 
     def one(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         opened = Dataset.open(dataset)
         for bucket in batch["item"].tolist():
-            sample = _sample_bucket(opened, int(bucket), model=model, share=share, seed=seed)
-            sample.save(parts / f"sample-{bucket:05d}.npz")
+            sample = _sample_bucket(opened, int(bucket), split=split, model=model, share=share, seed=seed)
+            sample.save(parts / f"sample-{split}-{bucket:05d}.npz")
         return {"bucket": batch["item"]}
 
     drawn = each_bucket(buckets).map_batches(one, batch_size=1).take_all()
-    paths = sorted(parts / f"sample-{row['bucket']:05d}.npz" for row in drawn)
+    paths = sorted(parts / f"sample-{split}-{row['bucket']:05d}.npz" for row in drawn)
     return Sample.join([Sample.load(path) for path in paths])
 
 
-def _sample_bucket(dataset: Dataset, bucket: int, *, model: Path, share: float, seed: int) -> Sample:
+def _sample_bucket(dataset: Dataset, bucket: int, *, split: int, model: Path, share: float, seed: int) -> Sample:
     random = np.random.default_rng([seed, bucket])
     features = pair_features(dataset)
     texts = frozen_texts(dataset, model)
     names = click_baselines(dataset.recipe)
-    found = [_sample_case(dataset, case, features, texts, names, share, random) for case in dataset.train_cases(bucket)]
+    cases = dataset.target_cases(bucket, split=split)
+    found = [_sample_case(dataset, case, features, texts, names, share, random) for case in cases]
     return Sample.join([_sample_nothing(dataset, texts, names), *found])
 
 
@@ -70,6 +74,9 @@ def _sample_case(
         case.references.bin_R,
         case.references.seen_R,
         case.references.value_R,
+        slices.stages(
+            case.history, case.references.time_R, vocabulary=dataset.vocabulary, thresholds=dataset.thresholds
+        ),
     )
 
 

@@ -198,7 +198,7 @@ class BucketScorer:
                 spends["rfm_spend"] = self.plan.baselines.spend.expected(x_RF).astype(np.float32)
             for name, value_R in spends.items():
                 columns[name] = np.where(columns["horizon_days"] == longest, value_R[moment_L], np.nan)
-        for name, other_RB in self.plan.baselines.active_within(x_RF).items():
+        for name, other_RB in self.plan.baselines.active_within(x_RF, self._stages(cases)).items():
             columns[name] = other_RB.astype(np.float32).ravel()
         return pa.table(columns)
 

@@ -64,6 +64,20 @@ class TextLogistic:
     both_H: NDArray[np.float32]
     bias: float
 
+    def of_sample(
+        self,
+        texts: FrozenTexts,
+        *,
+        mean_MH: NDArray[np.float32],
+        moment_P: NDArray[np.int64],
+        item_P: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """float32 [P]: the same of a sample's rows, given the users' means at its moments."""
+        slope_MH = mean_MH * self.both_H + self.item_H
+        level_M = mean_MH @ self.user_H + self.bias
+        logit_P = (slope_MH[moment_P] * texts.vector_DH[texts.text_I[item_P]]).sum(axis=1) + level_M[moment_P]
+        return np.asarray(expit(logit_P), np.float32)
+
     def probability(self, texts: FrozenTexts, *, history: History, occasions: Occasions) -> NDArray[np.float32]:
         """float32 [P], from events strictly before each moment."""
         mean_MH = texts.means(history, occasions.time_Q)

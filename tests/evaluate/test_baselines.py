@@ -9,6 +9,7 @@ import made_world
 import numpy as np
 import pytest
 
+from clm_ray.evaluate import calibrated
 from clm_ray.evaluate.baselines import ClickBaselines, PairFeatures, fit_baselines, retention_columns, with_offset
 from clm_ray.evaluate.dataset import Dataset, Occasions
 from clm_ray.evaluate.logistic import LEAST_WEIGHT, fit_rising
@@ -19,7 +20,7 @@ from clm_ray.evaluate.text_baseline import FrozenTexts
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.statistics import ItemStatistics
-from clm_ray.schema import DAY_US
+from clm_ray.schema import DAY_US, TRAIN
 
 DAY0 = 17_000 * DAY_US
 
@@ -119,7 +120,9 @@ def _click(sample: Sample, dataset: Dataset, texts: FrozenTexts | None) -> Click
 def sample(made_workspace) -> Sample:
     dataset = Dataset.open(made_workspace.current("datasets"))
     model = made_workspace.runs / "default" / "model"
-    return Sample.join([sample_bucket(dataset, b, model=model, share=1.0, seed=0) for b in dataset.buckets])
+    return Sample.join(
+        [sample_bucket(dataset, b, split=TRAIN, model=model, share=1.0, seed=0) for b in dataset.buckets]
+    )
 
 
 def test_probabilities_are_those_of_the_candidates_before_sampling(
@@ -183,10 +186,42 @@ def test_retention_baselines_beat_chance_and_never_fall_with_the_days(sample: Sa
     columns = np.concatenate([retention_columns(dataset.source, c.history, c.references.time_R) for c in cases])
     back = np.concatenate([c.references.bin_R for c in cases])
     seen = np.concatenate([c.references.seen_R for c in cases])
-    within = fitted.active_within(columns)
+    within = fitted.active_within(columns, np.zeros(len(columns), np.int8))
     for name, least in (("recency", 0.65), ("rfm", 0.7)):
         assert (np.diff(within[name], axis=1) >= 0).all()
         assert horizon_auc(back, seen=seen, probability=within[name][:, 2], horizon=2) > least
+
+
+def test_baselines_are_calibrated_on_later_rows_as_the_model_is(
+    sample: Sample, dataset_folder: Path, made_workspace
+) -> None:
+    dataset = Dataset.open(dataset_folder)
+    texts = frozen_texts(dataset, made_workspace.runs / "default" / "model")
+    random = np.random.default_rng(0)
+    # Later on half of what would have been taken is not, and half of those who would have come back do not.
+    fewer = np.where(random.random(len(sample.label_P)) < 0.5, sample.label_P, 0).astype(np.float32)
+    gone = np.where(random.random(len(sample.bin_R)) < 0.5, sample.bin_R, 4).astype(np.int32)
+    later = replace(sample, label_P=fewer, bin_R=gone)
+    before = fit_baselines(sample, texts=texts, bins=4)
+    after = fit_baselines(sample, texts=texts, bins=4, later=later)
+    for name in before.click:
+        chance = before.click[name].probability(sample.columns[name])
+        offset = sample.offset_P.astype(np.float64)
+        shifted = with_offset(calibrated.click(after.click_scale[name], chance), offset)
+        assert np.average(shifted, weights=sample.weight_P) == pytest.approx(
+            np.average(fewer, weights=sample.weight_P), rel=0.02
+        )
+        assert np.average(with_offset(chance.astype(np.float32), offset), weights=sample.weight_P) > 1.5 * np.average(
+            fewer, weights=sample.weight_P
+        )
+    assert "text_logistic" in after.click_scale
+    full = sample.seen_R >= 4
+    for name, within in after.active_within(sample.recency_RF, sample.stage_R).items():
+        assert (np.diff(within, axis=1) >= 0).all()
+        back = (gone[full] < 4).mean()
+        # One slope and intercept for the hazards of all bins of a stage: near the rate of each horizon, not at it.
+        assert within[full, 3].mean() == pytest.approx(back, abs=0.06)
+        assert before.active_within(sample.recency_RF, sample.stage_R)[name][full, 3].mean() > back + 0.1
 
 
 def test_a_column_that_would_count_against_is_left_out_but_still_breaks_ties() -> None:
