@@ -219,9 +219,10 @@ def test_baselines_are_calibrated_on_later_rows_as_the_model_is(
     for name, within in after.active_within(sample.recency_RF, sample.stage_R).items():
         assert (np.diff(within, axis=1) >= 0).all()
         back = (gone[full] < 4).mean()
-        # One slope and intercept for the hazards of all bins of a stage: near the rate of each horizon, not at it.
-        assert within[full, 3].mean() == pytest.approx(back, abs=0.06)
-        assert before.active_within(sample.recency_RF, sample.stage_R)[name][full, 3].mean() > back + 0.1
+        # One slope and intercept for the hazards of all bins of a stage: nearer to the rate of each horizon, not at it.
+        uncalibrated = before.active_within(sample.recency_RF, sample.stage_R)[name][full, 3].mean()
+        assert uncalibrated > back + 0.1
+        assert abs(within[full, 3].mean() - back) < 0.5 * (uncalibrated - back)
 
 
 def test_a_column_that_would_count_against_is_left_out_but_still_breaks_ties() -> None:
