@@ -17,7 +17,7 @@ from clm_ray.data.windows import References
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.lifecycle.windows import first_after, next_activity_bins, on_grid, reference_grid
-from clm_ray.schema import DAY_US, TEST
+from clm_ray.schema import DAY_US, LARGEST_VALUE, TEST
 
 
 def reference_times(recipe: Recipe, first_activity: int, log_end: int) -> NDArray[np.int64]:
@@ -53,7 +53,8 @@ class ReferenceSource:
         spend = np.concatenate([[0.0], np.cumsum(self.vocabulary.amounts(history), dtype=np.float64)])
         low = np.searchsorted(history.time_N, grid)
         high = np.searchsorted(history.time_N, grid + horizon)
-        value = np.where(grid + horizon <= end, spend[high] - spend[low], np.nan).astype(np.float32)
+        spent = np.clip(spend[high] - spend[low], -LARGEST_VALUE, LARGEST_VALUE)
+        value = np.where(grid + horizon <= end, spent, np.nan).astype(np.float32)
         return References(grid, bins, seen, value, split).select(seen > 0)
 
 

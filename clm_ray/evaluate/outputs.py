@@ -22,7 +22,7 @@ from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.pair import mean_ratings
 from clm_ray.features.spec import FeatureSource
-from clm_ray.schema import DAY_US
+from clm_ray.schema import DAY_US, LARGEST_VALUE
 
 RATINGS = {MODEL: "predicted_rating", "mean_rating": "mean_rating"}
 """Method → its column in the click predictions."""
@@ -94,7 +94,7 @@ def _spent(
     total = np.concatenate([[0.0], np.cumsum(vocabulary.amounts(history), dtype=np.float64)])
     until = np.searchsorted(history.time_N, time_R, side="left")
     since = np.searchsorted(history.time_N, time_R - days * DAY_US, side="left")
-    return np.asarray(total[until] - total[since])
+    return np.clip(total[until] - total[since], -LARGEST_VALUE, LARGEST_VALUE)
 
 
 def number_report(table: pa.Table | None, *, actual: str, methods: Mapping[str, str]) -> dict[str, NumberFigures]:

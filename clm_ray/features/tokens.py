@@ -26,6 +26,8 @@ USER_MEAN_EVENTS = 100
 """Events before a moment that a user's mean deviation is taken over: bounded, so that it does not depend on where a history begins."""
 _USER_PRIOR = 5.0
 """Pseudo-events that shrink a user's mean deviation towards 0."""
+_FARTHEST = 1e6
+"""Largest deviation of a rating, beyond any scale that is in use: a model makes no number of 3e38."""
 
 
 def residuals(
@@ -85,7 +87,8 @@ def _deviations(
     rating_N = vocabulary.ratings(history)
     expected = statistics.mean_rating(history.item_N, day_of(history.time_N), prior=prior)
     rated_N = ~np.isnan(rating_N)
-    return np.where(rated_N, rating_N - expected, residual_N), known_N | rated_N
+    beyond_N = np.clip(rating_N - expected, -_FARTHEST, _FARTHEST)
+    return np.where(rated_N, beyond_N, residual_N), known_N | rated_N
 
 
 def _mean_before(

@@ -131,7 +131,7 @@ def rfm(
         return Rfm(None, dict.fromkeys(windows_days, 0), dict.fromkeys(windows_days, 0.0), None)
     amount_N = vocabulary.amounts(seen)
     frequency = {d: len(np.unique(act_time[act_time >= time - d * DAY_US] // DAY_US)) for d in windows_days}
-    monetary = {d: float(amount_N[seen.time_N >= time - d * DAY_US].sum()) for d in windows_days}
+    monetary = {d: float(amount_N[seen.time_N >= time - d * DAY_US].sum(dtype=np.float64)) for d in windows_days}
     return Rfm(
         recency_days=float((time - act_time[-1]) / DAY_US),
         frequency=frequency,

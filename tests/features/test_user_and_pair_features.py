@@ -32,7 +32,7 @@ from clm_ray.features.pair import PAIR_FEATURES
 from clm_ray.features.spec import click_feature_names, retention_feature_names
 from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.features.user import rfm, user_feature_names
-from clm_ray.schema import DAY_US
+from clm_ray.schema import DAY_US, LARGEST_VALUE
 
 RECIPE = recipe()
 PRIOR = RECIPE.features.prior_strength
@@ -254,6 +254,20 @@ def test_recency_frequency_and_spend_of_the_profile(log: list[Row], t: int) -> N
         assert found.frequency[days] == len({time // DAY_US for time in active if time >= t - days * DAY_US})
         recent = sum(spend(row) for row in mine if row.time >= t - days * DAY_US)
         np.testing.assert_allclose(found.monetary[days], recent, rtol=1e-5)
+
+
+def test_the_largest_values_make_finite_figures() -> None:
+    log = [Row("u1", START + n, "purchase", 1, LARGEST_VALUE) for n in range(5)]
+    log += [Row("u1", START + DAY_US + n, "rating", n % 2 + 1, (-1) ** n * LARGEST_VALUE) for n in range(6)]
+    history = history_of(log)
+    found = rfm(history, START + 2 * DAY_US, vocabulary=VOCABULARY, windows_days=(3, 14))
+    np.testing.assert_allclose([found.monetary[3], found.monetary[14]], 5 * LARGEST_VALUE, rtol=1e-6)
+    source = source_of(log)
+    tokens = token_values(Joined.of([history]), statistics=source.statistics, vocabulary=VOCABULARY, prior=PRIOR)
+    assert np.abs(tokens).max() <= 2e6
+    times = np.array([START, START + 2 * DAY_US])
+    assert np.isfinite(source.click(history, np.array([1, 2], np.int32), times)).all()
+    assert np.isfinite(source.retention(history, times)).all()
 
 
 def test_a_user_and_a_log_without_events_have_features_too() -> None:
