@@ -18,6 +18,7 @@ from clm_ray.messages.users import Erasure, ExportedRecord, UserExport, UserSett
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.checks import check_id
 from clm_ray.store.clock import Clock
+from clm_ray.store.export import START
 from clm_ray.store.records import UserOverlay
 from clm_ray.store.store import Store
 
@@ -64,14 +65,16 @@ class Users:
         known = self._served.known_as(check_user(user_id))
         after = None if cursor is None else _place(cursor)
         records = [] if cursor is not None else await asyncio.to_thread(self._user_table, known)
-        found = await asyncio.to_thread(self._store.export, known, after=after, limit=limit)
+        room = limit - len(records)
+        found = await asyncio.to_thread(self._store.export, known, after=after, limit=room) if room else []
+        last = found[-1].place if found else START
         records += [ExportedRecord(kind=one.kind, data=one.data) for one in found]
         return UserExport(
             user_id=user_id,
             time=self._clock.now_us(),
             release=self._served.release,
             records=records,
-            next=_cursor(found[-1].place) if len(found) == limit else None,
+            next=_cursor(last) if len(found) == room else None,
         )
 
     async def erase(self, user_id: str) -> Erasure:
@@ -101,7 +104,7 @@ def _cursor(place: Place) -> str:
 def _place(cursor: str) -> Place:
     try:
         first, key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(first, int) and isinstance(key, list):
+        if type(first) is int and isinstance(key, list):
             return first, key
     except (binascii.Error, ValueError, TypeError):
         pass

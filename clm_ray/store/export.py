@@ -21,6 +21,9 @@ from clm_ray.store.tables import AUDIT_LOG, HISTORY_BASE
 _EXPORTED = (*OF_USERS, AUDIT_LOG)
 _JSON = ("record", "context", "answer", "content")
 """Columns that hold JSON as text."""
+START: tuple[int, list[Any]] = (0, [-1])
+"""The place before everything: histories come first, and are counted from 0."""
+_LARGEST = 2**63
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def export(connection: Connection, user_id: str, *, after: tuple[int, list[Any]]
     Raises RequestError for a place that is none of ours.
     """
     first, key = (0, None) if after is None else after
-    if not 0 <= first < len(_EXPORTED) or (key is not None and len(key) != len(_key(_EXPORTED[first]))):
+    if not 0 <= first < len(_EXPORTED) or (key is not None and not _is_key(key, _EXPORTED[first])):
         raise RequestError("is not a place in the list", field="cursor", fix="give back `next` of the page before")
     found: list[Exported] = []
     for place in range(first, len(_EXPORTED)):
@@ -55,6 +58,18 @@ def _key(table: Table) -> list[Column[Any]]:
     if "seq" in table.c:
         return [table.c.seq]
     return list(table.primary_key.columns)
+
+
+def _is_key(key: Sequence[Any], table: Table) -> bool:
+    """Whether rows of the table may be ordered after it: it has come back from outside."""
+    kinds = [int] if table is HISTORY_BASE else [column.type.python_type for column in _key(table)]
+    return len(key) == len(kinds) and all(_is_a(value, kind) for value, kind in zip(key, kinds, strict=True))
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and -_LARGEST <= value < _LARGEST
+    return isinstance(value, str) and "\0" not in value  # which PostgreSQL cannot compare with
 
 
 def _rows(
@@ -84,7 +99,7 @@ def _events(
     if payload is None:
         return []
     history, ids = unpack(payload, user_id=user_id), unpack_ids(payload, user_id=user_id)
-    first = 0 if start is None else int(start[0]) + 1
+    first = 0 if start is None else max(start[0] + 1, 0)
     return [
         Exported(
             table.name,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from serve_fakes import ADMIN, NOW
 
-from clm_ray.messages.users import Erasure, UserExport
+from clm_ray.messages.users import MAX_PAGE, Erasure, UserExport
 from clm_ray.schema import USERS
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.users import Users
 from clm_ray.store.clock import Clock
+from clm_ray.store.records import StoredEvent
 from clm_ray.store.store import Store
 
 TOKEN = {"X-Admin-Token": ADMIN}
@@ -74,13 +79,19 @@ def test_an_export_has_all_pages_in_a_stable_order(http: TestClient) -> None:
         assert (refused.status_code, refused.json()["field"]) == (422, "cursor")
 
 
-async def _page(users: Users) -> UserExport:
-    return await users.export("ann", cursor=None, limit=10)
+@pytest.mark.parametrize(
+    "place", [[0, ["abc"]], [1, ["1"]], [1, [2**63]], [2, [1]], [5, ["\0"]], [True, [1]], [1.0, [1]], [1, 1], 7, {}]
+)
+def test_a_cursor_that_is_none_of_ours_is_refused(http: TestClient, place: Any) -> None:
+    click(http, "e1")
+    cursor = base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+    refused = http.get("/v1/users/u%2F1/export", params={"cursor": cursor}, headers=TOKEN)
+    assert (refused.status_code, refused.json()["field"]) == (422, "cursor")
 
 
-def test_what_the_release_says_of_the_user_is_part_of_it(served: ServedCatalogue, store: Store, tmp_path: Path) -> None:
-    import asyncio
-
+@pytest.fixture
+def users(served: ServedCatalogue, store: Store, tmp_path: Path) -> Users:
+    """Of a release whose user table has ann and bob."""
     row = {
         "user_id": "ann",
         "categorical": [("town", "x")],
@@ -90,9 +101,30 @@ def test_what_the_release_says_of_the_user_is_part_of_it(served: ServedCatalogue
     }
     pq.write_table(pa.Table.from_pylist([row, {**row, "user_id": "bob"}], schema=USERS), tmp_path / "users.parquet")
     clock = Clock(kind="wall", wall=lambda: NOW)
-    users = Users(served=dataclasses.replace(served), store=store, clock=clock, folder=tmp_path)
-    (record,) = asyncio.run(_page(users)).records
+    return Users(served=dataclasses.replace(served), store=store, clock=clock, folder=tmp_path)
+
+
+def page_of(users: Users, *, limit: int, cursor: str | None = None) -> UserExport:
+    return asyncio.run(users.export("ann", cursor=cursor, limit=limit))
+
+
+def test_what_the_release_says_of_the_user_is_part_of_it(users: Users) -> None:
+    answer = page_of(users, limit=10)
+    (record,) = answer.records
     assert (record.kind, record.data["numeric"], record.data["user_id"]) == ("user_table", {"age": 30.0}, "ann")
+    assert answer.next is None
+
+
+@pytest.mark.parametrize(("events", "limit"), [(MAX_PAGE, MAX_PAGE), (MAX_PAGE - 1, MAX_PAGE), (3, 1), (3, 2), (0, 1)])
+def test_the_users_own_row_takes_a_place_of_the_page(users: Users, store: Store, events: int, limit: int) -> None:
+    store.append_events([StoredEvent(f"e{n}", "ann", "click", NOW) for n in range(events)], received_at=NOW)
+    answers = [page_of(users, limit=limit)]
+    while answers[-1].next is not None:
+        answers.append(page_of(users, limit=limit, cursor=answers[-1].next))
+    assert all(len(answer.records) == limit for answer in answers[:-1])
+    records = [record for answer in answers for record in answer.records]
+    assert [record.kind for record in records] == ["user_table"] + ["events"] * events
+    assert len({record.data.get("event_id") for record in records}) == 1 + events
 
 
 def test_an_erased_user_is_gone_and_the_time_before_does_not_come_back(http: TestClient, store: Store) -> None:
