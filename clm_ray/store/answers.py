@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from clm_ray.store.engine import chunks, insert
+from clm_ray.store.engine import Lock, chunks, hold, insert
 from clm_ray.store.tables import KEPT_ANSWERS
 
 _AT_ONCE = 1000
 """Expired answers that one call forgets."""
+_TRIES = 5
+"""How often a key is claimed whose row goes between our finding it there and reading it."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,16 @@ def claim(connection: Connection, claims: Sequence[Claim], *, now: int) -> list[
     if not claims:
         return []
     of = KEPT_ANSWERS.c
+    hold(connection, Lock.APPEND, shared=True)  # an erasure finds every claim of its users
     expired = select(of.key).where(of.expires_at <= now).limit(_AT_ONCE).with_for_update(skip_locked=True)
     connection.execute(delete(KEPT_ANSWERS).where(of.key.in_(expired.scalar_subquery())))
-    rows = [{**vars(one), "answer": None} for one in sorted(claims, key=lambda one: one.key)]
-    connection.execute(insert(connection, KEPT_ANSWERS).on_conflict_do_nothing(index_elements=["key"]), rows)
-    found: dict[str, Row[Any]] = {}
-    for part in chunks(sorted(one.key for one in claims)):
-        query = select(KEPT_ANSWERS).where(of.key.in_(part)).order_by(of.key).with_for_update()
-        found.update((row.key, row) for row in connection.execute(query))
+    found = _rows(connection, claims)
     result = []
     for one in claims:
-        row = found[one.key]
-        if row.token == one.token:
+        row = found.get(one.key)
+        if row is None:
+            result.append(Claimed("busy"))
+        elif row.token == one.token:
             result.append(Claimed("mine"))
         elif row.body != one.body:
             result.append(Claimed("other"))
@@ -81,6 +81,23 @@ def claim(connection: Connection, claims: Sequence[Claim], *, now: int) -> list[
             connection.execute(update(KEPT_ANSWERS).where(of.key == one.key).values(values))
             result.append(Claimed("mine"))
     return result
+
+
+def _rows(connection: Connection, claims: Sequence[Claim]) -> dict[str, Row[Any]]:
+    """Key → its row, locked: ours where there was none. On PostgreSQL a row that was in our way may be gone when it is read (released, or expired):
+    then we claim again; a key that is as busy as that time after time is left out."""
+    found: dict[str, Row[Any]] = {}
+    of = KEPT_ANSWERS.c
+    for _ in range(_TRIES):
+        left = sorted((one for one in claims if one.key not in found), key=lambda one: one.key)
+        if not left:
+            break
+        rows = [{**vars(one), "answer": None} for one in left]
+        connection.execute(insert(connection, KEPT_ANSWERS).on_conflict_do_nothing(index_elements=["key"]), rows)
+        for part in chunks(one.key for one in left):
+            query = select(KEPT_ANSWERS).where(of.key.in_(part)).order_by(of.key).with_for_update()
+            found.update((row.key, row) for row in connection.execute(query))
+    return found
 
 
 def keep(connection: Connection, answers: Sequence[Kept]) -> set[str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
 
 from clm_ray.store.answers import Claim, Kept
 from clm_ray.store.records import ServedSlate
-from clm_ray.store.store import Store
+from clm_ray.store.store import Store, open_store
 
 NOW = 1_000
 
@@ -60,3 +66,46 @@ def test_answers_expire_and_go_with_their_user(store: Store) -> None:
     assert status(store, claim("second", until=NOW + 200, expires=NOW + 300), now=NOW + 100) == "mine"
     assert store.erase(["u"], at=9).removed["kept_answers"] == 1
     assert status(store, claim("third")) == "mine"
+
+
+@contextmanager
+def before(works: Mapping[str, Callable[[], object]]) -> Iterator[None]:
+    """Does a piece of work whenever somebody is about to execute a statement that begins like its name; not for the statements of the work itself."""
+    working = False
+
+    def hook(_conn: Any, _cursor: Any, text: str, *_more: Any) -> None:
+        nonlocal working
+        for begin, work in works.items():
+            if text.startswith(begin) and not working:
+                working = True
+                work()
+                working = False
+
+    event.listen(Engine, "before_cursor_execute", hook)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", hook)
+
+
+READS, CLAIMS = "SELECT kept_answers.key", "INSERT INTO kept_answers"
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_key_that_is_given_back_before_we_read_it_is_claimed_again(store: Store, store_url: str) -> None:
+    """On SQLite nobody else writes in between."""
+    with open_store(store_url, create=False) as other:
+        assert status(other, claim("first")) == "mine"
+        with before({READS: lambda: other.release_answers(["first"])}):
+            found = store.claim_answers([claim("second"), claim("x", key="another")], now=NOW)
+        assert [one.status for one in found] == ["mine", "mine"]
+        assert status(other, claim("third")) == "busy"
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_key_that_comes_and_goes_time_after_time_is_busy(store: Store, store_url: str) -> None:
+    with open_store(store_url, create=False) as other:
+        comes = before({CLAIMS: lambda: status(other, claim("first")), READS: lambda: other.release_answers(["first"])})
+        with comes:
+            assert status(store, claim("second")) == "busy"
+        assert status(store, claim("second")) == "mine"
