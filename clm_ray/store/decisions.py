@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import orjson
@@ -13,10 +13,14 @@ from clm_ray.config.policy import NO_ACTION
 from clm_ray.errors import StoreError
 from clm_ray.store import ledger
 from clm_ray.store.audit import DECISION, OVERRIDE, AuditEntry, record_digest
-from clm_ray.store.engine import Lock, chunks, hold, insert
+from clm_ray.store.engine import chunks, insert
+from clm_ray.store.erase import standing
 from clm_ray.store.leases import Holder
 from clm_ray.store.records import Override, RetentionDecision, ServedSlate
 from clm_ray.store.tables import RETENTION_DECISIONS, SERVED_SLATES
+
+FORGONE = "erasure"
+"""Rule of the override of a decision that is not stored: its user was erased after it was asked for."""
 
 
 def book(
@@ -24,13 +28,17 @@ def book(
 ) -> list[RetentionDecision]:
     """Insert each decision unless its (user, epoch) has one, settle what was reserved for it, and return what is stored.
 
-    `holder`: whose lease gets what was reserved and is not spent. What the audit log has to say of it is added to `audited`.
+    `holder`: whose lease gets what was reserved and is not spent. What the audit log has to say of it is added to `audited`. A decision of the time
+    before its user was erased is left out, and `none` in what is returned; what was reserved for it serves the user's next decision of that epoch, or is
+    released once it is too old, as after a crash.
     """
+    erased = standing(connection, (decision.user_id for decision in decisions))
     first: dict[tuple[str, int], RetentionDecision] = {}
     for decision in sorted(
         decisions, key=lambda d: (d.user_id, d.epoch)
     ):  # one order for all: no two wait for each other
-        first.setdefault((decision.user_id, decision.epoch), decision)
+        if decision.time >= erased.get(decision.user_id, decision.time):
+            first.setdefault((decision.user_id, decision.epoch), decision)
     records = {key: decision.to_json() for key, decision in first.items()}
     rows = [
         {
@@ -52,8 +60,8 @@ def book(
         audited.extend(_entered(decision, records[key]) for key, decision in new.items())
     # As it would be read back, down to the order of its keys: the first answer is that of every later one.
     stored = {key: RetentionDecision.from_json(records[key]) for key in new}
-    stored |= decisions_of(connection, [key for key in first if key not in new])
-    return [stored[d.user_id, d.epoch] for d in decisions]
+    stored |= decisions_of(connection, [(d.user_id, d.epoch) for d in decisions if (d.user_id, d.epoch) not in new])
+    return [stored.get((d.user_id, d.epoch)) or _forgone(d) for d in decisions]
 
 
 def override(
@@ -111,8 +119,20 @@ def last_actions(connection: Connection, user_ids: Sequence[str]) -> dict[str, d
     return dict(last)
 
 
+def without_gone(
+    connection: Connection, slates: Sequence[ServedSlate], *, erased: Collection[str]
+) -> list[ServedSlate]:
+    """The slates, without the action_id of a decision that went with its user. `erased`: users from `erase.standing`; decisions go no other way."""
+    asked = sorted({s.action_id for s in slates if s.user_id in erased and s.action_id is not None})
+    of, there = RETENTION_DECISIONS.c, set[str]()
+    for part in chunks(asked):
+        there.update(connection.execute(select(of.action_id).where(of.action_id.in_(part))).scalars())
+    gone = set(asked) - there
+    return [replace(s, action_id=None) if s.action_id in gone else s for s in slates]
+
+
 def log_slates(connection: Connection, slates: Sequence[ServedSlate]) -> None:
-    """Insert each slate unless its decision_id is there already."""
+    """Insert each slate unless its decision_id is there already. The transaction holds Lock.APPEND (`erase.standing`)."""
     rows = [
         {
             "decision_id": s.decision_id,
@@ -124,7 +144,6 @@ def log_slates(connection: Connection, slates: Sequence[ServedSlate]) -> None:
         for s in sorted(slates, key=lambda s: s.decision_id)
     ]
     if rows:
-        hold(connection, Lock.APPEND, shared=True)
         statement = insert(connection, SERVED_SLATES)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["decision_id"]), rows)
 
@@ -137,6 +156,12 @@ def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, 
         for row in connection.execute(select(of.decision_id, of.record).where(of.decision_id.in_(part))):
             found[row.decision_id] = ServedSlate.from_json(row.record)
     return found
+
+
+def _forgone(decision: RetentionDecision) -> RetentionDecision:
+    if decision.in_force == NO_ACTION:
+        return decision
+    return replace(decision, overrides=(*decision.overrides, Override(NO_ACTION, FORGONE, decision.time)))
 
 
 def _entered(decision: RetentionDecision, record: str) -> AuditEntry:

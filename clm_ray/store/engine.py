@@ -37,12 +37,14 @@ T = TypeVar("T")
 
 
 class Lock(IntEnum):
-    """What `hold` can hold: one number each."""
+    """What `hold` can hold: one number each. APPEND, BASES: shared by whoever adds rows about users (BASES: by who loads a dataset, which takes long),
+    taken alone by compaction and by erasures, which must not miss a row that is not committed yet. Take them before any row is locked."""
 
     MIGRATION = 1
     APPEND = 2
     AUDIT = 3
     ITEMS = 4
+    BASES = 5
 
 
 def make_engine(url: str, *, create: bool, connections: int) -> Engine:
@@ -164,6 +166,7 @@ def _sqlite(url: URL, create: bool, connections: int) -> Engine:
         pool_size=connections,
         max_overflow=0,
         pool_timeout=BUSY_MS / 1000,
+        hide_parameters=True,  # errors are logged, and what is written is personal
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -182,6 +185,7 @@ def _postgres(url: URL, connections: int) -> Engine:
             max_overflow=0,
             pool_timeout=BUSY_MS / 1000,
             pool_pre_ping=True,
+            hide_parameters=True,
             isolation_level="READ COMMITTED",  # whatever the server's default: each statement sees what others committed
         )
     except (ImportError, NoSuchModuleError) as error:

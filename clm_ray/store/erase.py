@@ -1,7 +1,11 @@
 """Removing users from the store. What they cost stays in the budget's sums; nothing there names them.
 
 A tombstone stays: a hash of the user and the moment of the erasure. What arrives later and lies before it (an event sent late or again, a dataset made
-before) is not taken in. Until the files of the workspace are erased too (jobs/erase.py --pending), it names the user, or nobody could.
+before, the decision and the slate of a request that was under way) is not taken in. Until the files of the workspace are erased too
+(jobs/erase.py --pending), it names the user, or nobody could.
+
+On PostgreSQL writers run beside each other. Who adds rows about users holds a lock shared and then asks for tombstones (`standing`); an erasure takes
+it alone: so it sees every row that was added before, and everybody after it sees its tombstone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from sqlalchemy import Connection, Table, delete, select, update
 
 from clm_ray.store import tables
 from clm_ray.store.audit import blank
-from clm_ray.store.engine import chunks, insert
+from clm_ray.store.engine import Lock, chunks, hold, insert
 
 OF_USERS = (
     tables.HISTORY_BASE,
@@ -38,10 +42,20 @@ class Erased:
     decisions: list[str]
 
 
+@dataclass(frozen=True)
+class Tombstone:
+    """erased_at: nothing of the time before is taken in, µs. pending: the files of the workspace are not erased yet."""
+
+    erased_at: int
+    pending: bool
+
+
 def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: int, pending: bool) -> Erased:
     """Delete every row of these users. Reservations go with the decision that settled them; of the audit log's entries
     (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this. `at` (µs) and `pending`: of
     the tombstone."""
+    hold(connection, Lock.BASES)  # first: while this waits for a dataset that is loaded, the endpoint goes on
+    hold(connection, Lock.APPEND)
     decisions = _slates_of(connection, user_ids)
     removed = dict.fromkeys((table.name for table in (*OF_USERS, tables.RESERVATIONS)), 0)
     for part in chunks(dict.fromkeys(user_ids)):
@@ -58,16 +72,22 @@ def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: int,
     return Erased(removed, decisions)
 
 
-def erased_at(connection: Connection, user_ids: Iterable[str]) -> dict[str, int]:
-    """When each of these users was erased, µs; users who never were are left out."""
+def standing(connection: Connection, user_ids: Iterable[str], *, lock: Lock = Lock.APPEND) -> dict[str, int]:
+    """When each of these users was erased, µs, which holds until the transaction ends: an erasure waits for it. Ask before any row is locked."""
+    hold(connection, lock, shared=True)
+    return {user_id: stone.erased_at for user_id, stone in tombstones(connection, user_ids).items()}
+
+
+def tombstones(connection: Connection, user_ids: Iterable[str]) -> dict[str, Tombstone]:
+    """The tombstone of each of these users who was ever erased."""
     of = tables.ERASED_USERS.c
     if connection.execute(select(of.user).limit(1)).scalar() is None:
         return {}
     found = {}
     for part in chunks(dict.fromkeys(user_ids)):
         named = {_hash(user_id): user_id for user_id in part}
-        for row in connection.execute(select(of.user, of.erased_at).where(of.user.in_(named))):
-            found[named[row.user]] = row.erased_at
+        for row in connection.execute(select(tables.ERASED_USERS).where(of.user.in_(named))):
+            found[named[row.user]] = Tombstone(row.erased_at, row.pending is not None)
     return found
 
 

@@ -33,8 +33,8 @@ def append(
     erased: Mapping[str, int],
     received_at: int,
 ) -> list[Verdict]:
-    """Insert what is new; `known` ids are duplicates. One verdict per event, also where another process inserts the same. `erased`: user → when, µs:
-    nothing before is taken.
+    """Insert what is new; `known` ids are duplicates. One verdict per event, also where another process inserts the same. `erased`: from
+    `erase.standing`; nothing before is taken.
     """
     rows: dict[str, dict[str, object]] = {}
     first: dict[str, int] = {}

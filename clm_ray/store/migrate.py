@@ -21,7 +21,7 @@ from clm_ray.store.engine import Lock, hold, make_engine, reading, writing
 from clm_ray.store.settings import get_setting
 from clm_ray.store.tables import SETTINGS
 
-REVISION = "r0007_leases"
+REVISION = "r0008_slates_of_user"
 """The newest file of migrations/versions."""
 FOLDER = Path(__file__).with_name("migrations")
 _FIRST = "r0001_first_tables"

@@ -52,11 +52,17 @@ class HistoryMark(NamedTuple):
 
 @dataclass(frozen=True)
 class UserOverlay:
-    """What a user told us after the dataset was made; None: nothing, the dataset's user table holds."""
+    """What a user told us after the dataset was made; None: nothing, the dataset's user table holds.
+
+    erased: they were erased here, what they tell is of the time since, and a user table that was read before says nothing of them. pending: nor do those
+    in the files of the workspace, which are not erased yet.
+    """
 
     user_id: str
     consent: bool | None = None
     timezone: str | None = None
+    erased: bool = False
+    pending: bool = False
 
 
 @dataclass(frozen=True)

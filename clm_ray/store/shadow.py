@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from clm_ray.store.engine import chunks, insert
+from clm_ray.store.engine import Lock, chunks, hold, insert
 from clm_ray.store.records import ShadowSlate
 from clm_ray.store.store import Store
 from clm_ray.store.tables import SERVED_SLATES, SHADOW_SLATES
@@ -15,6 +15,7 @@ from clm_ray.store.tables import SERVED_SLATES, SHADOW_SLATES
 def log_shadows(store: Store, slates: Sequence[ShadowSlate]) -> int:
     """Log each unless it is there, or the answer that it belongs to is not (its user was erased meanwhile). Returns how many were new."""
     with store.writing() as connection:
+        hold(connection, Lock.APPEND, shared=True)
         known: set[str] = set()
         for part in chunks([slate.decision_id for slate in slates]):
             query = select(SERVED_SLATES.c.decision_id).where(SERVED_SLATES.c.decision_id.in_(part))

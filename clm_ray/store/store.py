@@ -23,8 +23,8 @@ from clm_ray.store.answers import Claim, Claimed, Kept
 from clm_ray.store.audit import AuditEntry, AuditHead, AuditReport
 from clm_ray.store.clock import wall_us
 from clm_ray.store.commit import GroupCommit, Work
-from clm_ray.store.engine import is_sqlite, make_engine, overwrite_deleted, reading, writing
-from clm_ray.store.erase import Erased, erase, erased_at, finish_erasures
+from clm_ray.store.engine import Lock, is_sqlite, make_engine, overwrite_deleted, reading, writing
+from clm_ray.store.erase import Erased, erase, finish_erasures, standing
 from clm_ray.store.erase import pending as pending_erasures
 from clm_ray.store.export import Exported, export
 from clm_ray.store.history import StoredHistory, pack, since
@@ -129,7 +129,7 @@ class Store:
             known = events.ids_in_base(connection, batch)
 
         def work(connection: Connection, _audited: list[AuditEntry]) -> list[Verdict]:
-            erased = erased_at(connection, (event.user_id for event in batch))
+            erased = standing(connection, (event.user_id for event in batch))
             return events.append(connection, batch, known=known, erased=erased, received_at=received_at)
 
         return self.write(work)
@@ -156,7 +156,7 @@ class Store:
         """
         given = list(bases)
         with self.writing() as connection:
-            erased = erased_at(connection, (history.user_id for history, _ in given))
+            erased = standing(connection, (history.user_id for history, _ in given), lock=Lock.BASES)
             kept = [since(history, ids, erased.get(history.user_id)) for history, ids in given]
             rows = [(h.user_id, int(h.time_N[-1]) if len(h) else 0, pack(h, event_ids=ids)) for h, ids in kept]
             return events.replace_bases(connection, rows, dataset=dataset)
@@ -164,7 +164,7 @@ class Store:
     # users
 
     def overlays(self, user_ids: Sequence[str]) -> dict[str, UserOverlay]:
-        """What these users told us themselves; users who told nothing are left out."""
+        """What these users told us themselves, and who of them was erased; users of whom there is neither are left out."""
         with self.reading() as connection:
             return users.overlays(connection, user_ids)
 
@@ -177,7 +177,10 @@ class Store:
     # decisions
 
     def book(self, batch: Sequence[RetentionDecision]) -> list[RetentionDecision]:
-        """Store each decision and settle its reservation, all or nothing; where (user, epoch) has one, return that instead."""
+        """Store each decision and settle its reservation, all or nothing; where (user, epoch) has one, return that instead.
+
+        A decision of the time before its user was erased is not stored, and is `none` by an override (`decisions.FORGONE`).
+        """
         return self.write(lambda c, audited: decisions.book(c, batch, holder=self._holder(), audited=audited))
 
     def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
@@ -199,14 +202,18 @@ class Store:
     ) -> set[str]:
         """Log answers of the endpoint, and keep those that were claimed; a decision_id that is there already stays as it is.
 
-        Returns the keys whose claim was lost: neither their answer nor its slate is kept. Where `cancelled` is set before the transaction
-        commits, nothing is and StoreError is raised: the caller has given up.
+        Returns the keys whose claim was lost: neither their answer nor its slate is kept. That goes for a slate of the time before its user was
+        erased too. Where `cancelled` is set before the transaction commits, nothing is and StoreError is raised: the caller has given up.
         """
 
         def work(connection: Connection, _audited: list[AuditEntry]) -> set[str]:
-            lost = answers.keep(connection, kept)
-            dropped = {one.decision_id for one in kept if one.key in lost}
-            decisions.log_slates(connection, [slate for slate in slates if slate.decision_id not in dropped])
+            erased = standing(connection, (slate.user_id for slate in slates))
+            buried = {slate.decision_id for slate in slates if slate.time < erased.get(slate.user_id, slate.time)}
+            lost = answers.keep(connection, [one for one in kept if one.decision_id not in buried])
+            lost |= {one.key for one in kept if one.decision_id in buried}
+            dropped = buried | {one.decision_id for one in kept if one.key in lost}
+            left = [slate for slate in slates if slate.decision_id not in dropped]
+            decisions.log_slates(connection, decisions.without_gone(connection, left, erased=erased))
             return lost
 
         return self.write(work, cancelled=cancelled)

@@ -20,8 +20,8 @@
     deliveries            which part of which campaign an action went out with; once per action
 
 Times are UTC microseconds. `seq` grows with each row, is never reused, and is what compaction counts by. SQLite has one writer at a
-time, so commits follow `seq`. On PostgreSQL writers overlap: they share a lock while they append, and compaction takes it alone for a
-moment, so that it never passes a row that is not committed yet.
+time, so commits follow `seq`. On PostgreSQL writers overlap: they share a lock while they append, and compaction and erasures take it alone for a
+moment, so that they never pass a row that is not committed yet.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ SERVED_SLATES = Table(
     Column("action_id", String, ForeignKey("retention_decisions.action_id")),
     Column("record", Text, nullable=False),
     Index("slates_by_time", "time"),
+    Index("slates_of_user", "user_id"),
     sqlite_autoincrement=True,
 )
 
