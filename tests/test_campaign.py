@@ -20,7 +20,7 @@ from clm_ray.errors import ConfigError
 from clm_ray.schema import USERS
 from clm_ray.serve.hops import RetentionFacts
 from clm_ray.serve.retention import input_of, open_retention
-from clm_ray.store.records import StoredEvent
+from clm_ray.store.records import StoredEvent, UserOverlay
 from clm_ray.store.store import Store, open_store
 
 DAY = 86_400_000_000
@@ -141,6 +141,21 @@ def test_a_part_that_was_cut_off_before_it_was_written_sends_the_same(
     )
     other(batch)
     assert pq.read_table(folder / "july" / "parts" / "00000.parquet").num_rows == 0
+
+
+def test_who_withdrew_a_consent_and_was_erased_is_sent_nothing(workspace: Workspace) -> None:
+    with open_store(workspace.store_url) as store:
+        store.put_overlays([UserOverlay(user, consent=False) for user in GONE])
+        store.erase(GONE, at=NOW - 91 * DAY, pending=True)
+        back = [StoredEvent(f"{user}-2", user, "purchase", NOW - 90 * DAY, None, 500.0) for user in GONE]
+        store.append_events(back, received_at=NOW)
+        store.put_overlays([UserOverlay("gone01", consent=True)])
+    plan = Plan("june", "r1", workspace.store_url, NOW, ("churned",), 1, 0.0)
+    folder = workspace.root / "campaigns" / "june"
+    work = campaign._Decide(plan=asdict(plan), release=str(workspace.releases / "r1"), folder=str(folder))
+    assert work(pa.table({"part": [0], "users": [GONE]})).to_pylist() == [{"part": 0, "users": 40}]
+    out = pq.read_table(folder / "parts" / "00000.parquet").column("user_id").to_pylist()
+    assert set(out) <= {"gone01"}, "whoever said yes since"
 
 
 def test_parts_without_users_are_parts_too(workspace: Workspace) -> None:

@@ -53,13 +53,32 @@ NOBODY_ASKED = KnownUser(consent=False, timezone="UTC")
 
 
 @dataclass(frozen=True)
+class TableFile:
+    """Where a user table was read from. The erasure of a user puts another file in its place. mark: of the one that was read."""
+
+    path: Path
+    mark: tuple[int, int]
+
+    @staticmethod
+    def about_to_be_read(path: Path) -> TableFile:
+        """Its mark is taken before: what changes while it is read has changed."""
+        return TableFile(path, _mark(path))
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is another one now, or none."""
+        return _mark(self.path) != self.mark
+
+
+@dataclass(frozen=True)
 class RetentionRelease:
-    """What retention needs of a release. users: by user id; activity: event types that count as being active."""
+    """What retention needs of a release. users: by user id; activity: event types that count as being active; table: where the users are from."""
 
     policy: PolicyConfig
     thresholds: Thresholds
     users: Mapping[str, KnownUser]
     activity: frozenset[str]
+    table: TableFile
 
 
 def open_retention(folder: Path) -> RetentionRelease:
@@ -67,7 +86,8 @@ def open_retention(folder: Path) -> RetentionRelease:
     recipe = recipe_of(folder)
     wanted = recipe.policy.columns()
     maps = ["categorical", "numeric"] if wanted else []
-    table = pq.read_table(folder / "users.parquet", columns=["user_id", "consent", "timezone", *maps])
+    file = TableFile.about_to_be_read(folder / "users.parquet")
+    table = pq.read_table(file.path, columns=["user_id", "consent", "timezone", *maps])
     users: dict[str, KnownUser] = {}
     seen: set[str] = set()
     for batch in table.to_batches(max_chunksize=_ROWS):
@@ -78,7 +98,7 @@ def open_retention(folder: Path) -> RetentionRelease:
             users[row["user_id"]] = KnownUser(row["consent"], row["timezone"], kept)
     check_columns(recipe.policy, seen)
     activity = frozenset(name for name, of in recipe.event_types.items() if "activity" in of.roles)
-    return RetentionRelease(recipe.policy, thresholds_of(folder), users, activity)
+    return RetentionRelease(recipe.policy, thresholds_of(folder), users, activity, file)
 
 
 class Retention:
@@ -151,7 +171,7 @@ def input_of(
     facts: RetentionFacts, release: RetentionRelease, *, overlay: UserOverlay | None, now: int
 ) -> DecisionInput:
     """What a decision at `now` (µs) looks at; everything about behaviour is as of the start of the user's decision period."""
-    user = _known(release.users.get(facts.user_id, NOBODY_ASKED), overlay)
+    user = _known(facts.user_id, release, overlay)
     policy = release.policy
     epoch = epoch_of(now, timezone=user.timezone, epoch_days=policy.epoch_days)
     why = explain_stage(facts.activity_N, epoch.start, thresholds=release.thresholds)
@@ -176,10 +196,14 @@ def input_of(
     )
 
 
-def _known(user: KnownUser, overlay: UserOverlay | None) -> KnownUser:
-    """What the user told us later goes before the user table."""
+def _known(user_id: str, release: RetentionRelease, overlay: UserOverlay | None) -> KnownUser:
+    """What the user told us later goes before the user table. Of who was erased a table says nothing that was made, or read, before they were gone
+    from it: a consent in it may be one that they withdrew, and the withdrawal is erased."""
+    user = release.users.get(user_id, NOBODY_ASKED)
     if overlay is None:
         return user
+    if overlay.pending or (overlay.erased and release.table.changed):
+        user = NOBODY_ASKED
     consent = user.consent if overlay.consent is None else overlay.consent
     return replace(user, consent=consent, timezone=overlay.timezone or user.timezone)
 
@@ -196,3 +220,12 @@ def _reason(decision: RetentionDecision) -> str:
     if decision.holdout:
         return "the user is in the holdout, which never gets an action"
     return f"drawn with probability {decision.propensity:.1%} for stage {decision.stage}"
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """Another one for every file that takes this name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from tiny_release import ITEM_IDS, write_release
 
@@ -14,7 +18,7 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ReleaseError
 from clm_ray.features.history import EMPTY, History
 from clm_ray.lifecycle.stages import CODE
-from clm_ray.messages import RetentionAction
+from clm_ray.messages import Profile, RetentionAction
 from clm_ray.model.calibration import Calibration
 from clm_ray.model.inference import Scorer, UserRequest
 from clm_ray.model.retention_calibration import RetentionCalibration
@@ -39,7 +43,7 @@ from clm_ray.serve.profiler import Profiler, ProfilerRelease, merged, states_of
 from clm_ray.serve.ranker import Ranker, RankerRelease, slate
 from clm_ray.serve.retention import Retention, open_retention
 from clm_ray.serve.shelf import Shelf
-from clm_ray.store.records import StoredEvent, UserOverlay
+from clm_ray.store.records import RetentionDecision, StoredEvent, UserOverlay
 from clm_ray.store.store import Store
 
 NOW = 17_001 * DAY_US + 1000
@@ -150,6 +154,14 @@ def test_a_release_with_further_heads_foretells_spend_and_the_next_action(tmp_pa
     assert profile.next_action is not None
     assert list(profile.next_action) == list(scorer.vocabulary.names)
     assert sum(profile.next_action.values()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_largest_amounts_make_a_profile_that_can_be_read_again(profiler: Profiler, store: Store) -> None:
+    events = [StoredEvent(f"large{n}", "ann", "purchase", NOW - DAY_US, "i02", 3e38) for n in range(3)]
+    store.append_events(events, received_at=NOW)
+    profile = profiled(profiler, ProfileAsk("ann", NOW, EMPTY)).profiles[0]
+    assert profile.monetary["7"] == pytest.approx(9e38)
+    assert Profile.model_validate_json(profile.model_dump_json()) == profile
 
 
 def test_another_moment_is_another_profile(profiler: Profiler) -> None:
@@ -312,6 +324,54 @@ def test_what_users_told_us_later_goes_before_the_user_table(retention: Retentio
     assert "consent" in (ann.masked or {}).values()
     assert ann.epoch_start == epoch_of(NOW, timezone="Asia/Tokyo", epoch_days=7).start
     assert bob.epoch_start == epoch_of(NOW, timezone="Europe/Berlin", epoch_days=7).start
+
+
+def consent_masks(retention: Retention, user: str, *, time: int = NOW) -> bool:
+    (action,) = retain(retention, facts(user, 90, 50, time=time))
+    return "consent" in (action.masked or {}).values()
+
+
+def test_an_erasure_does_not_bring_back_a_consent_that_was_withdrawn(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(folder, tmp_path / folder.name)
+    retention = Retention(releases=Opened(own, open_release=open_retention), store=store)
+    assert not consent_masks(retention, "ann"), "the user table says yes"
+    store.put_overlays([UserOverlay("ann", consent=False)])
+    store.erase(["ann"], at=NOW, pending=True)
+    assert consent_masks(retention, "ann")
+    store.put_overlays([UserOverlay("ann", timezone="Europe/Berlin")])
+    assert consent_masks(retention, "ann", time=NOW + 7 * DAY_US), "of consent they said nothing anew"
+    store.put_overlays([UserOverlay("ann", consent=True)])
+    assert not consent_masks(retention, "ann", time=NOW + 14 * DAY_US)
+    # The files are erased too, and this replica has not been deployed anew.
+    store.put_overlays([UserOverlay("ann")])
+    path, fresh = own / "users.parquet", own / "fresh"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.not_equal(table.column("user_id"), "ann")), fresh)
+    fresh.replace(path)
+    store.finish_erasures(["ann"])
+    assert consent_masks(retention, "ann", time=NOW + 21 * DAY_US)
+    # The next release knows them again: of the time since.
+    pq.write_table(table, path)
+    anew = Retention(releases=Opened(own, open_release=open_retention), store=store)
+    assert not consent_masks(anew, "ann", time=NOW + 28 * DAY_US)
+
+
+def test_a_request_under_way_when_its_user_is_erased_has_no_action(
+    retention: Retention, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = store.book
+
+    def erased_meanwhile(batch: Sequence[RetentionDecision]) -> list[RetentionDecision]:
+        store.erase(["ann"], at=NOW + 1)
+        return book(batch)
+
+    monkeypatch.setattr(store, "book", erased_meanwhile)
+    ann, bob = retain(retention, facts("ann", 90, 50), facts("bob", 90, 50))
+    assert ann.action == "none"
+    stored = store.decisions_of([("ann", ann.epoch), ("bob", bob.epoch)])
+    assert list(stored) == [("bob", bob.epoch)]
 
 
 def test_a_batch_may_hold_the_same_user_twice(retention: Retention) -> None:
