@@ -121,7 +121,8 @@ class TrainConfig(Section):
     checkpoint_steps: int = Field(default=100, ge=0)
     """Steps between checkpoints within an epoch, each a short pause; 0: at the end of an epoch only."""
     explosion: float = Field(default=10.0, gt=1)
-    """A run stops when its training loss, smoothed over some twenty steps, is this many times what it was over the first of them."""
+    """A run stops when its training loss, smoothed over some twenty steps, is this many times what it was over the first of them (for a loss
+    that may be negative: when it has risen by as much as that is for a positive one of the same size)."""
     leak_auc: float = Field(default=0.995, gt=0.5, le=1)
     """A validation AUC above this is reported as a probable leak: a label or a feature that knows the answer."""
     seed: int = 0

@@ -10,6 +10,8 @@ _START = 5
 """Steps whose mean loss is what a run started from."""
 _MEMORY = 20
 """Steps that the smoothed loss looks back on, roughly."""
+_LEAST = 0.1
+"""What a loss that starts nearer to 0 is taken to have started from: where terms of both signs add up to nothing, any other loss is many times that."""
 
 
 @dataclass
@@ -21,14 +23,16 @@ class LossWatch:
     smooth: float = 0.0
 
     def problem(self, losses: Sequence[float], *, total: float, explosion: float) -> str | None:
-        """Take in one step's losses and their weighted `total`; what is wrong with them, if anything."""
+        """Take in one step's losses and their weighted `total`; what is wrong with them, if anything. The total may be negative (a density's
+        likelihood is): it has exploded when it has risen by `explosion` - 1 times the size of what it started from."""
         if not all(math.isfinite(loss) for loss in losses):
             return "the loss is not finite"
         self.seen += 1
         if self.seen <= _START:
             self.start += (total - self.start) / self.seen
         self.smooth += (total - self.smooth) / min(self.seen, _MEMORY)
-        return "the loss has exploded" if self.smooth > explosion * self.start else None
+        allowed = (explosion - 1) * max(abs(self.start), _LEAST)
+        return "the loss has exploded" if self.smooth - self.start > allowed else None
 
 
 def leak_warnings(metrics: dict[str, float], *, leak_auc: float) -> list[str]:

@@ -29,6 +29,16 @@ def test_a_loss_that_falls_and_rises_again_is_no_explosion() -> None:
     assert set(_watched(*[1.0] * 10, *[1e-6] * 30, *[1.0] * 30)) == {None}
 
 
+def test_a_loss_below_zero_is_no_explosion_and_one_that_rises_far_above_it_is() -> None:
+    """The loss of a density has no bound below: that of the value head goes under 0 as it gets better."""
+    assert set(_watched(*[-0.3] * 30)) == {None}
+    assert set(_watched(*[0.2] * 5, *[-0.3] * 30, *[0.5] * 30)) == {None}
+    assert set(_watched(*[-0.01] * 10, *[0.01] * 30)) == {None}, "near 0 the sign says nothing"
+    found = _watched(*[-0.3] * 30, *[60.0] * 30)
+    assert found[:30] == [None] * 30
+    assert found[-1] == "the loss has exploded"
+
+
 def test_only_an_auc_too_good_to_be_true_is_a_leak() -> None:
     metrics = {"click_auc": 0.999, "retention_auc": math.nan, "click_log_loss": 1.2}
     (warning,) = leak_warnings(metrics, leak_auc=0.995)
