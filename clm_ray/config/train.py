@@ -117,7 +117,7 @@ class TrainConfig(Section):
     everybody."""
     start_from: str | None = None
     """Model folder of another run or release (also of another recipe): its trained text tower, user tower and interaction are the start
-    weights, whose sizes must be the same."""
+    weights, whose sizes must be the same. Layers of the encoder go to their own places: how many are trained, and whether by LoRA, may differ."""
     checkpoint_steps: int = Field(default=100, ge=0)
     """Steps between checkpoints within an epoch, each a short pause; 0: at the end of an epoch only."""
     explosion: float = Field(default=10.0, gt=1)

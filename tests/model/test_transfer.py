@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_shop import SmallShop, make_shop, small_recipe
+from small_shop import LOOKS, SmallShop, make_shop, small_recipe
+from tiny_bert import LAYERS, write_tiny_bert
 
+from clm_ray.config.model import EncoderConfig, LoraConfig
 from clm_ray.errors import ConfigError
 from clm_ray.features.tokens import TOKEN_VALUES
 from clm_ray.features.user import CUMULATIVE
 from clm_ray.model.files import Description, save_weights
 from clm_ray.model.recommender import Recommender
+from clm_ray.model.text import TextTower, load_pretrained
 from clm_ray.model.transfer import TRANSFERRED, start_from
 
 
@@ -53,6 +56,51 @@ def test_another_size_and_an_empty_folder_are_refused(shop: SmallShop, tmp_path:
         start_from(wider, folder)
     with pytest.raises(ConfigError, match="no weights to start from"):
         start_from(wider, tmp_path)
+
+
+def towered(shop: SmallShop, bert: Path, *, trained_layers: int, lora: LoraConfig | None = None) -> Recommender:
+    """A model whose text tower is the tiny BERT, all weights of its layers random."""
+    encoder, _ = load_pretrained(EncoderConfig(name=str(bert)))
+    return shop.model(TextTower(encoder, trained_layers=trained_layers, pooling="mean", lora=lora))
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["whole", "adapters"])
+@pytest.mark.parametrize("trained_layers", [0, 1, 2, LAYERS])
+def test_layers_of_the_encoder_go_to_their_own_place_wherever_the_cut_is(
+    shop: SmallShop, tmp_path: Path, trained_layers: int, lora: LoraConfig | None
+) -> None:
+    bert = write_tiny_bert(tmp_path / "bert", LOOKS)
+    other = towered(shop, bert, trained_layers=2)
+    assert other.tower is not None
+    with torch.no_grad():
+        for parameter in other.tower.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    mine = towered(shop, bert, trained_layers=trained_layers, lora=lora if trained_layers else None)
+    assert mine.tower is not None
+    taken = start_from(mine, written(shop, tmp_path / "model", other))
+    assert sum(name.startswith("tower.") for name in taken) == len(list(other.tower.parameters()))
+    theirs, here = (
+        [dict(layer.named_parameters()) for layer in (*tower.lower, *tower.upper)]
+        for tower in (other.tower, mine.tower)
+    )
+    assert len(theirs) == len(here) == LAYERS
+    for expected, found in zip(theirs, here, strict=True):
+        plain = {name.replace(".base_layer.", "."): w for name, w in found.items() if ".lora_" not in name}
+        assert plain.keys() == expected.keys()
+        assert all(torch.equal(plain[name], expected[name]) for name in plain)
+    ids, mask = torch.tensor([[5, 6, 7], [6, 5, 0]]), torch.tensor([[True] * 3, [True, True, False]])
+    torch.testing.assert_close(mine.tower.eval()(ids, mask), other.tower.eval()(ids, mask))
+
+
+def test_an_encoder_with_another_number_of_layers_is_refused(
+    shop: SmallShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = towered(shop, write_tiny_bert(tmp_path / "bert", LOOKS), trained_layers=1)
+    folder = written(shop, tmp_path / "model", other)
+    monkeypatch.setattr("tiny_bert.LAYERS", LAYERS - 1)
+    mine = towered(shop, write_tiny_bert(tmp_path / "shorter", LOOKS), trained_layers=1)
+    with pytest.raises(ConfigError, match=rf"another encoder: it has {LAYERS} layers, here are {LAYERS - 1}"):
+        start_from(mine, folder)
 
 
 def test_token_values_that_are_left_out_change_nothing(shop: SmallShop) -> None:
