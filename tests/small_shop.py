@@ -5,6 +5,7 @@ Nothing here can be learned from; it is for tests of what the model and the trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +172,13 @@ class SmallShop:
             pq.write_table(self.windows.slice(n * size, size), path, row_group_size=rows_per_group)
 
 
-def make_shop(*, users: int = 9, seed: int = 0, recipe: Recipe | None = None) -> SmallShop:
+KINDS = {"purchase": 0.7, "mailing": 0.2, "visit": 0.1}
+"""Event type → its share of a user's moments."""
+
+
+def make_shop(
+    *, users: int = 9, seed: int = 0, recipe: Recipe | None = None, kinds: Mapping[str, float] = KINDS
+) -> SmallShop:
     """Deterministic in all arguments."""
     recipe = recipe or small_recipe()
     rng = np.random.default_rng(seed)
@@ -180,7 +187,7 @@ def make_shop(*, users: int = 9, seed: int = 0, recipe: Recipe | None = None) ->
     availability = pa.table({"slot": [s for s, _ in slots], "item_id": [i for _, i in slots]})
     slot_table = SlotTable.build(availability, items)
     names = [f"u{n}" for n in range(users)]
-    events = pa.concat_tables([_user(name, rng, slot_table) for name in names])
+    events = pa.concat_tables([_user(name, rng, slot_table, kinds) for name in names])
     vocabulary = EventVocabulary(recipe.event_types)
     source = FeatureSource(recipe, vocabulary, catalogue, _statistics(events))
     train_end = START + int(0.7 * DAYS) * DAY_US
@@ -222,11 +229,11 @@ def _catalogue() -> tuple[Catalogue, pa.Table]:
     return Catalogue.build(ids, texts, categories), pa.table({"item_id": ids})
 
 
-def _user(name: str, rng: np.random.Generator, slots: SlotTable) -> pa.Table:
+def _user(name: str, rng: np.random.Generator, slots: SlotTable, kinds: Mapping[str, float]) -> pa.Table:
     """Baskets (several purchases at one moment), mailings without an item, visits that no tower sees."""
     rows: list[dict[str, Any]] = []
     for time in np.sort(rng.integers(0, DAYS * DAY_US, int(rng.integers(3, 25)))):
-        kind = rng.choice(["purchase", "mailing", "visit"], p=[0.7, 0.2, 0.1])
+        kind = rng.choice([*kinds], p=[*kinds.values()])
         slot = f"s{rng.integers(6)}"
         offered = slots.items(slot)
         assert offered is not None

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clm_ray.errors import ConfigError, RequestError
-from clm_ray.features.history import History, reach_of
+from clm_ray.features.history import History
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.inference import Scorer, UserRequest, UserState
 from clm_ray.model.items import ItemTable
@@ -237,17 +237,8 @@ def _check_item(scorer: Scorer, item: int) -> None:
 def _context_places(scorer: Scorer, request: UserRequest) -> list[int]:
     """Positions in the request's history of the events that the user tower sees."""
     past = request.history.before(request.time)
-    counted: NDArray[np.intp] = np.flatnonzero(scorer.vocabulary.counts(past))
-    start = reach_of(past.time_N[counted], np.array([request.time]), scorer.recipe.features.max_history)[0]
-    seen = counted[start:]
-    context = seen[scorer.vocabulary.is_context(past.select(_at(len(past), seen)))]
+    context: NDArray[np.intp] = np.flatnonzero(scorer.vocabulary.is_context(past))
     return [int(place) for place in context[-scorer.recipe.sequences.max_context :]]
-
-
-def _at(count: int, places: NDArray[np.intp]) -> NDArray[np.bool_]:
-    keep = np.zeros(count, bool)
-    keep[places] = True
-    return keep
 
 
 def _without(history: History, place: int) -> History:

@@ -150,7 +150,7 @@ class Scorer:
         known = [h.select(self.vocabulary.counts(h)) for h in past]
         most = self.recipe.features.max_history
         histories = [h.within_reach(r.time, most) for h, r in zip(known, requests, strict=True)]
-        contexts, values = self._contexts(histories, reach)
+        contexts, values = self._contexts(past, reach)
         users = user_inputs(
             items=[c.item_N.astype(np.int64) for c in contexts],
             events=[c.event_N.astype(np.int64) for c in contexts],
@@ -174,10 +174,10 @@ class Scorer:
         """The state of the same user at another moment after the same events; needs `holds_later` of the history."""
         return replace(state, time=time)
 
-    def _contexts(self, histories: Sequence[History], reach: int) -> tuple[list[History], list[NDArray[np.float32]]]:
-        """What the user tower sees of each history, and the values of these tokens."""
-        # More events than the tower sees, so that the first values (gap, surprise) are the same as inside a longer history.
-        longer = [h.select(self.vocabulary.is_context(h)).tail(reach + USER_MEAN_EVENTS + 1) for h in histories]
+    def _contexts(self, past: Sequence[History], reach: int) -> tuple[list[History], list[NDArray[np.float32]]]:
+        """What the user tower sees of each history (of all of it, as in training: `within_reach` is for features), and the values of these
+        tokens."""
+        longer = [self._looked_at(h, reach) for h in past]
         values = token_values(
             Joined.of(longer),
             statistics=self.source.statistics,
@@ -187,6 +187,19 @@ class Scorer:
         ends = np.cumsum([len(h) for h in longer]).tolist()
         contexts = [h.tail(reach) for h in longer]
         return contexts, [values[end - len(c) : end] for end, c in zip(ends, contexts, strict=True)]
+
+    def _looked_at(self, past: History, reach: int) -> History:
+        """The last `reach` context events, and before them what the values of the first one (gap, surprise) look back on: all of its moment,
+        the events of the user's mean, and one more. Looked for from the end: a history may be long."""
+        look = 2 * (reach + USER_MEAN_EVENTS + 1)
+        while True:
+            part = past.tail(look)
+            context = part.select(self.vocabulary.is_context(part))
+            first_N = context.time_N[max(0, len(context) - reach) :][:1]
+            begin = int(np.searchsorted(context.time_N, first_N).sum()) - USER_MEAN_EVENTS - 1
+            if begin >= 0 or len(part) == len(past):
+                return context.slice(max(0, begin), len(context))
+            look *= 4
 
     @torch.inference_mode()
     def click(self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import dataclass, replace
 
@@ -107,6 +108,26 @@ def test_the_events_are_those_that_the_user_tower_sees(world: World) -> None:
         assert event.item_id == world.scorer.items.ids[history.item_N[event.place]]
         assert vocabulary.index[event.event_type] == history.event_N[event.place]
         assert event.time == history.time_N[event.place] < request.time
+
+
+def test_events_of_other_kinds_do_not_hide_those_that_the_user_tower_sees(world: World) -> None:
+    """However many visits came since: the tower looks at context events alone."""
+    request = _request(world)
+    features = world.scorer.recipe.features.model_copy(update={"max_history": 7})
+    scorer = copy.copy(world.scorer)
+    scorer.recipe = scorer.recipe.model_copy(update={"features": features})
+    visit = np.int16(scorer.vocabulary.index["visit"])
+    past = request.history.before(request.time)
+    since = np.linspace(past.time_N[-1] + 1, request.time - 1, 40).astype(np.int64)
+    history = History(
+        np.concatenate([past.item_N, np.zeros(40, np.int32)]),
+        np.concatenate([past.event_N, np.full(40, visit)]),
+        np.concatenate([past.value_N, np.full(40, np.nan, np.float32)]),
+        np.concatenate([past.time_N, since]),
+    )
+    told = explain_events(scorer, replace(request, history=history), item=ITEM)
+    assert [e.place for e in told.events] == [e.place for e in explain_events(scorer, request, item=ITEM).events]
+    assert max(abs(event.logit) for event in told.events) > 1e-2
 
 
 def test_slates_that_were_shown_have_no_part_in_it(world: World) -> None:

@@ -86,6 +86,45 @@ def test_survival_is_the_same(shop: SmallShop, retention_state: bool) -> None:
     np.testing.assert_allclose(served, [windowed[b, r] for b, r in pairs], atol=1e-5)
 
 
+QUIET = {"purchase": 0.15, "mailing": 0.05, "visit": 0.8}
+"""Users who mostly look around: few of their events are in the user tower's context."""
+
+
+@pytest.mark.parametrize("mean_events", [3, 100])
+def test_events_that_the_tower_does_not_see_take_no_places_in_its_context(
+    mean_events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What features look at ends after `max_history` events of every kind, of a user's context the last `max_context` count."""
+    for module in ("model.inference", "features.tokens", "data.spans"):
+        monkeypatch.setattr(f"clm_ray.{module}.USER_MEAN_EVENTS", mean_events)
+    shop = make_shop(users=20, recipe=small_recipe(features={"max_history": 7}), kinds=QUIET)
+    model = shop.model(seed=1)
+    windows = shop.batch_windows()
+    batch = shop.maker().make(windows, rank=0, world=1, step=0, epoch=0, train=False)
+    with torch.no_grad():
+        item_UD, token_BTD, state_BTD = model.encode(batch)
+        clicks = torch.sigmoid(model.click_logits(batch, item_UD, token_BTD, state_BTD)).numpy()
+        chances = survival_from(model.hazard_logits(batch, state_BTD)).numpy()
+    scorer = _scorer(shop, model)
+
+    def requests(asked: list[dict[str, np.ndarray]], pairs: list[tuple[int, int]]) -> list[UserRequest]:
+        users = [windows.user[b] for b, _ in pairs]
+        times = [int(asked[b]["time"][q]) for b, q in pairs]
+        return [UserRequest(u, shop.histories[u], t) for u, t in zip(users, times, strict=True)]
+
+    pairs = [(b, q) for b, target in enumerate(windows.target) for q in range(len(target["item"]))]
+    asked = requests(windows.target, pairs)
+    states = scorer.states(asked)
+    hidden = [sum(shop.source.vocabulary.is_context(state.history)) < len(state.token_TD) - 1 for state in states]
+    assert sum(hidden) > 20, "the tower must look further back than features do"
+    served = np.concatenate(scorer.click(states, [windows.target[b]["item"][q : q + 1] for b, q in pairs]))
+    np.testing.assert_allclose(served, [clicks[b, q] for b, q in pairs], atol=1e-5)
+    pairs = [(b, r) for b, reference in enumerate(windows.reference) for r in range(len(reference["bin"]))]
+    states = scorer.states(requests(windows.reference, pairs))
+    survival = scorer.survival(states, stage_B=np.zeros(len(states), np.int8))
+    np.testing.assert_allclose(survival, [chances[b, r] for b, r in pairs], atol=1e-5)
+
+
 def test_what_happens_at_or_after_the_moment_changes_nothing(shop: SmallShop, model: Recommender) -> None:
     scorer = _scorer(shop, model)
     candidates = np.arange(1, 10, dtype=np.int32)
