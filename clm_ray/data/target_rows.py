@@ -107,7 +107,8 @@ class TargetSource:
                 continue
             rank = hash_of(f"{self.recipe.sequences.seed}/{user_id}/{occasion.time}/{occasion.kind}")
             # The candidates of a slot are found again once the sample is drawn: they need not travel.
-            light = occasion if occasion.slot is None else replace(occasion, shown_C=None)
+            light = self._of_test(occasion, test)
+            light = light if light.slot is None else replace(light, shown_C=None)
             found.append(HeldOutOccasion(rank, user_id, light))
             if occasion.labels_C is not None and occasion.weights_C is not None and occasion.shown_C is not None:
                 row = impression_row(user_id, occasion, occasion.shown_C[test], occasion.labels_C[test], kind="shown")
@@ -115,6 +116,13 @@ class TargetSource:
                 rows += float(test.sum())
                 positives += float(occasion.labels_C[test].sum())
         return HeldOut(found, impressions, rows, positives)
+
+    @staticmethod
+    def _of_test(occasion: Occasion, test_X: NDArray[np.bool_]) -> Occasion:
+        """Where a cut falls inside an occasion, what was chosen in it is what its test rows chose: the others were trained on."""
+        if occasion.labels_C is None or occasion.shown_C is None or test_X.all():
+            return occasion
+        return replace(occasion, chosen=occasion.shown_C[test_X & (occasion.labels_C == 1)])
 
     @property
     def _by_row(self) -> bool:

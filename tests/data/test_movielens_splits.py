@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe, load_recipe
 from clm_ray.data.bucket import BucketBuilder
+from clm_ray.data.bucket_result import BucketResult
+from clm_ray.data.evaluation_sample import drawn, impression_rows
 from clm_ray.data.occasions import OccasionSource
 from clm_ray.data.popularity import PopularityDraw
 from clm_ray.data.slots import SlotTable
@@ -52,8 +54,8 @@ class WithoutFeatures(FeatureSource):
         return np.zeros((len(time_Q), 1), np.float32)
 
 
-def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
-    """The parts as the dataset has them: train and valid in the windows, test in the impressions."""
+def built_of(rows: Sequence[Row], recipe: Recipe) -> tuple[BucketResult, list[str]]:
+    """What the build makes of the ratings, and the ids of its items."""
     ids = ["", *sorted({str(item) for _, _, item in rows})]
     row_of = {name: n for n, name in enumerate(ids)}
     ordered = sorted(rows, key=lambda row: (str(row[1]), row[0], row[2]))
@@ -82,7 +84,12 @@ def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
         plan_splits(recipe.split, events, log_end=log_end, activity_end=log_end),
         np.empty(0, np.int64),
     )
-    result = builder.build(events)
+    return builder.build(events), ids
+
+
+def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
+    """The parts as the dataset has them: train and valid in the windows, test in the impressions."""
+    result, ids = built_of(rows, recipe)
     found: dict[str, list[Row]] = {name: [] for name in PARTS}
     for window in result.windows:
         for time, item, split in zip(window["tgt_time"], window["tgt_item"], window["tgt_split"], strict=True):
@@ -92,8 +99,26 @@ def split_by_build(rows: Sequence[Row], recipe: Recipe) -> dict[str, list[Row]]:
     return {name: sorted(part) for name, part in found.items()}
 
 
+def chosen_by_build(rows: Sequence[Row], recipe: Recipe) -> list[Row]:
+    """What is to be found among all items of the catalogue."""
+    result, ids = built_of(rows, recipe)
+    sample = drawn(result.test_occasions, recipe.impressions)
+    return sorted(
+        (row["time"] // 1_000_000, int(row["user_id"]), int(ids[item]))
+        for row in impression_rows(sample, recipe)
+        for item in row["item"]
+        if row["kind"] == "catalogue"
+    )
+
+
+def liked(rows: Sequence[Row]) -> list[Row]:
+    """The rows that `built_of` gives a rating of at least four."""
+    return [row for row in rows if row[2] % 5 + 1 >= 4]
+
+
 def recipe_of(protocol: str) -> Recipe:
-    return load_recipe("movielens_100k", overrides=[f"split.protocol={protocol}"])
+    every = "impressions.catalogue_occasions=100000"
+    return load_recipe("movielens_100k", overrides=[f"split.protocol={protocol}", every])
 
 
 def split_by_rule(rows: Sequence[Row], protocol: str) -> dict[str, list[Row]]:
@@ -126,6 +151,14 @@ def test_the_protocols_follow_the_rule(protocol: str, rows: list[Row]) -> None:
     assert split_by_build(rows, recipe_of(protocol)) == split_by_rule(rows, protocol)
 
 
+@pytest.mark.parametrize("protocol", PEERS)
+@settings(max_examples=30)
+@given(rows=ROWS)
+def test_what_is_to_be_found_in_the_catalogue_was_chosen_in_test_rows(protocol: str, rows: list[Row]) -> None:
+    """Where a cut falls inside a moment of a user, its other rows were trained on."""
+    assert chosen_by_build(rows, recipe_of(protocol)) == liked(split_by_rule(rows, protocol)["test"])
+
+
 @pytest.fixture(scope="module")
 def ratings() -> list[Row]:
     folders = [Path(os.environ[name]) for name in ("CLM_DOWNLOADS",) if name in os.environ] or [Path("downloads")]
@@ -144,3 +177,4 @@ def test_movielens_is_split_as_the_peers_split_it(protocol: str, ratings: list[R
     assert sum(map(len, parts.values())) == 100_000
     texts = ("".join(f"{user}\t{item}\t{time}\n" for time, user, item in parts[name]) for name in PARTS)
     assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == PEERS[protocol]
+    assert chosen_by_build(ratings, recipe_of(protocol)) == liked(parts["test"])
