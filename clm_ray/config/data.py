@@ -44,8 +44,9 @@ class ImpressionsConfig(Section):
     """Sampled negatives per occasion (one user and moment) in train and valid; the same for every occasion, so that the logit offset holds."""
     attribution_hours: float | None = Field(default=24.0, gt=0)
     """A click or purchase answers a slate, or an impression of its item (role negative), when it comes less than so many hours after it. A
-    slate or impression younger than that at the end of its split, or of the log, is no target yet. None: answers to a slate count whenever
-    they come, impressions stay as they stand in the log (one without those that were taken), and nothing is waited for."""
+    slate or impression younger than that at the end of its split, or of the log, is no target yet. None: answers to a slate count until the end
+    of the split it lies in (later ones are no targets at all), impressions stay as they stand in the log (one without those that were taken), and
+    nothing is waited for."""
     alpha: float = Field(default=0.5, ge=0, le=1)
     """Exponent of popularity."""
     positives_per_occasion: int = Field(default=8, ge=1)

@@ -129,7 +129,7 @@ class BucketBuilder:
         """Users of one span each."""
         references = [self._references_of(user, result) for user in users]
         spans = [
-            self._spans.whole(self.occasions.labelled(user), of) for user, of in zip(users, references, strict=True)
+            self._spans.whole(self._targets.labelled(user), of) for user, of in zip(users, references, strict=True)
         ]
         made = self._make(spans)
         take(SpanRows.joined([one.rows for one in made]))
@@ -148,7 +148,7 @@ class BucketBuilder:
         if len(cuts) == 2:
             return False
         references = self._references_of(user, result)
-        labelled = self.occasions.labelled(user)
+        labelled = self._targets.labelled(user)
         hang = self._targets.splits_hang_together
         splits = self._targets.splits(self._spans.parts(labelled, cuts)) if hang else []
         parts = []

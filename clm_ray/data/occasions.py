@@ -79,9 +79,29 @@ NO_TARGETS = Targets(_NO_ITEMS, _NOTHING, _NOTHING, _NOTHING, np.empty(0, np.int
 
 
 @dataclass(frozen=True)
+class Taken:
+    """Items taken in answer to a slate, rising; `time_A`: of the first answer with each of them, µs. A: items."""
+
+    item_A: NDArray[np.int32]
+    time_A: NDArray[np.int64]
+
+    @staticmethod
+    def of(item_N: NDArray[np.int32], time_N: NDArray[np.int64]) -> Taken:
+        """From the answers, in time order."""
+        item_A, first_A = np.unique(item_N, return_index=True)
+        return Taken(item_A, time_N[first_A])
+
+    def before(self, end_C: NDArray[np.int64], shown_C: NDArray[np.int32]) -> Taken:
+        """What was taken of a slate before the end given for each of its items (which rise)."""
+        kept = members(self.item_A, shown_C)
+        kept[kept] = self.time_A[kept] < end_C[np.searchsorted(shown_C, self.item_A[kept])]
+        return Taken(self.item_A[kept], self.time_A[kept])
+
+
+@dataclass(frozen=True)
 class Labelled:
     """Some of a user's events with all that their occasions are made of, as the user's whole history says it. `label_N`: NaN where the event
-    is no target of its own; `weight_N`, `final_N`: see `Attributed`; `taken`: by slate, the items taken in answer to it, rising."""
+    is no target of its own; `weight_N`, `final_N`: see `Attributed`; `taken`: by slate, what was taken in answer to it."""
 
     user_id: str
     history: History
@@ -90,7 +110,7 @@ class Labelled:
     label_N: NDArray[np.float32]
     weight_N: NDArray[np.float32]
     final_N: NDArray[np.int64]
-    taken: Mapping[str, NDArray[np.int32]]
+    taken: Mapping[str, Taken]
 
     def slice(self, start: int, stop: int) -> Labelled:
         """Events start ≤ n < stop: of them come the occasions of these moments, if no moment is cut in two."""
@@ -134,13 +154,13 @@ class OccasionSource:
 
     def occasions(self, events: Labelled) -> list[Occasion]:
         """All occasions of these events, in time order."""
-        found = list(self._decisions(events))
+        found = list(self.slates(events))
         found += self._explicit(events) if self.config.negatives == "explicit" else self._positive(events)
         return sorted(found, key=lambda o: (o.time, o.kind))
 
     @property
     def window_us(self) -> int:
-        """How long after a slate or an impression an answer counts, µs; 0: however late."""
+        """How long after a slate or an impression an answer counts, µs; 0: for slates until their split ends (`TargetSource.labelled`)."""
         return int((self.config.attribution_hours or 0.0) * HOUR_US)
 
     def _answers(self, user: UserEvents) -> NDArray[np.bool_]:
@@ -155,14 +175,16 @@ class OccasionSource:
         return answers_N
 
     @staticmethod
-    def _taken(user: UserEvents, answers_N: NDArray[np.bool_]) -> dict[str, NDArray[np.int32]]:
-        """By slate, the items of the answers to it."""
+    def _taken(user: UserEvents, answers_N: NDArray[np.bool_]) -> dict[str, Taken]:
+        """By slate, what the answers to it took."""
         found: dict[str, list[int]] = defaultdict(list)
         for n in np.flatnonzero(answers_N).tolist():
-            found[user.decision_N[n]].append(int(user.history.item_N[n]))
-        return {decision: np.unique(np.array(items, np.int32)) for decision, items in found.items()}
+            found[user.decision_N[n]].append(n)
+        history = user.history
+        return {decision: Taken.of(history.item_N[at], history.time_N[at]) for decision, at in found.items()}
 
-    def _decisions(self, events: Labelled) -> Iterator[Occasion]:
+    def slates(self, events: Labelled) -> Iterator[Occasion]:
+        """The occasions of the slates that the endpoint served."""
         history = events.history
         if self.impression_code is None:
             return
@@ -171,8 +193,8 @@ class OccasionSource:
             slate = self.slots.items(slate_slot(decision)) if decision is not None else None
             if slate is None or not len(slate):
                 continue
-            taken = events.taken.get(decision, _NO_ITEMS)
-            taken = taken[members(taken, slate)]
+            answered = events.taken.get(decision)
+            taken = _NO_ITEMS if answered is None else answered.item_A[members(answered.item_A, slate)]
             time = int(history.time_N[n])
             final_C = np.full(len(slate), time + self.window_us)
             found = Occasion(time, "decision", taken, taken, slate, 1.0, slot=slate_slot(decision), final_C=final_C)

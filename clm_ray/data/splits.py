@@ -74,17 +74,22 @@ class SplitPlan:
                     split[t] = min(split[t], below)
         return split
 
-    def usable(
-        self, split_T: NDArray[np.int32], time_T: NDArray[np.int64], final_T: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """bool_T: which targets count. Not those of the embargo before the end of their split, nor those whose label was not yet known
-        there, or at the end of the log. `final_T`: the moment from which a label is known (`time_T` where it is at once). All of one user."""
+    def ends(self, split_T: NDArray[np.int32], time_T: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[3]: the first moment after each split, µs; at shares of each user's rows that of the user whose rows these are."""
         end_S = np.array([self.train_end, self.valid_end, self.log_end])
         if self.config.refit:
             end_S[:] = self.log_end
         elif self.config.protocol == "per_user":
             for split in (VALID, TRAIN):
                 end_S[split] = time_T[split_T > split].min(initial=self.log_end)
+        return end_S
+
+    def usable(
+        self, split_T: NDArray[np.int32], time_T: NDArray[np.int64], final_T: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """bool_T: which targets count. Not those of the embargo before the end of their split, nor those whose label was not yet known
+        there, or at the end of the log. `final_T`: the moment from which a label is known (`time_T` where it is at once). All of one user."""
+        end_S = self.ends(split_T, time_T)
         embargo_S = np.array([self.embargo_us, self.embargo_us, 0])
         # At row shares a target may lie at the very moment of the cut.
         close_T = (embargo_S[split_T] > 0) & (time_T >= end_S[split_T] - embargo_S[split_T])

@@ -17,7 +17,8 @@ from clm_ray.data.buckets import hash_of
 from clm_ray.data.evaluation_sample import HeldOutOccasion, impression_row
 from clm_ray.data.occasions import NO_TARGETS, TARGET_FIELDS, Labelled, Occasion, OccasionSource, Targets
 from clm_ray.data.splits import SplitPlan
-from clm_ray.schema import TEST, TRAIN, VALID
+from clm_ray.data.user_events import UserEvents
+from clm_ray.schema import TEST, TRAIN, VALID, slate_slot
 
 _LEFT_OUT = -1
 """The split of what is no target."""
@@ -58,6 +59,30 @@ class TargetSource:
     def splits_hang_together(self) -> bool:
         """Whether the split of a row depends on the user's other rows."""
         return self.plan.config.protocol == "per_user" and not self.plan.config.refit
+
+    def labelled(self, user: UserEvents) -> Labelled:
+        """The user's events with their labels.
+
+        Where answers to a slate count however late, those count that came before the end of the split in which the slate lies: a label never
+        looks into a later split. An answer that comes after it is no target of its own either.
+        """
+        events = self.occasions.labelled(user)
+        if self.occasions.window_us or not events.taken:
+            return events
+        # Slates alone are looked at, unless their splits hang on the user's other rows.
+        found = self.occasions.occasions(events) if self.splits_hang_together else [*self.occasions.slates(events)]
+        sizes, time_X, _, items = self._rows(found)
+        split_X = self.plan.of_targets(user.user_id, time_X, items)
+        end_X = self.plan.ends(split_X, time_X)[split_X]
+        slates = {slate_slot(decision): decision for decision in events.taken}
+        taken, at = dict(events.taken), 0
+        for occasion, size in zip(found, sizes, strict=True):
+            mine, at = end_X[at : at + size], at + size
+            if occasion.kind == "decision" and occasion.slot in slates and occasion.shown_C is not None:
+                decision = slates[occasion.slot]
+                end_C = np.broadcast_to(mine, occasion.shown_C.shape)
+                taken[decision] = taken[decision].before(end_C, occasion.shown_C)
+        return replace(events, taken=taken)
 
     def splits(self, parts: Sequence[Labelled]) -> list[NDArray[np.int32]]:
         """The splits of all rows of a user whose events these are, part by part. Occasions are made one part at a time."""

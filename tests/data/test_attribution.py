@@ -121,3 +121,46 @@ def test_a_label_that_is_not_known_at_the_end_is_no_target(end: int, split: int 
 def test_events_that_need_no_waiting_are_targets_up_to_the_end() -> None:
     log = [Row("u1", TRAIN_END - 1, "purchase", 1, 1.0), Row("u1", TRAIN_END - 1, "rating", 2, 5.0)]
     assert {(item, split) for _, item, _, split in asked(log)} == {(1, TRAIN), (2, TRAIN)}
+
+
+def slate_labels(end: int, answered: int, **sections: dict[str, object]) -> list[tuple[int, float]]:
+    """(item, label) of a slate served a day before `end`, of which item 2 was taken at `answered`."""
+    slate = Row("u1", end - DAY_US, "impression", 0, decision="d1")
+    log = numbered([slate, Row("u1", answered, "purchase", 2, 1.0, decision="d1")])
+    found = targets_of(build(log, recipe(**sections), log_end=LOG_END))
+    assert {t.time for t in found} == {slate.time}, "the answer is no target of its own"
+    return [(t.item, t.label) for t in found]
+
+
+@pytest.mark.parametrize("negatives", ["explicit", "availability", "popularity"])
+@pytest.mark.parametrize("end", [TRAIN_END, VALID_END], ids=["train", "valid"])
+def test_without_a_window_an_answer_counts_until_the_split_of_its_slate_ends(negatives: str, end: int) -> None:
+    impressions = {"negatives": negatives, "attribution_hours": None}
+    assert slate_labels(end, end - 1, impressions=impressions) == [(1, 0.0), (2, 1.0), (3, 0.0)]
+    assert slate_labels(end, end, impressions=impressions) == [(1, 0.0), (2, 0.0), (3, 0.0)]
+
+
+def test_where_all_is_trained_on_every_answer_counts() -> None:
+    split = {"protocol": "time", "train_end": "2022-01-23", "valid_end": "2022-01-28", "refit": True}
+    assert slate_labels(TRAIN_END, VALID_END + DAY_US, split=split) == [(1, 0.0), (2, 1.0), (3, 0.0)]
+
+
+@pytest.mark.parametrize(("late", "label"), [(-1, 1.0), (0, 0.0)])
+def test_at_shares_of_a_users_rows_the_split_ends_where_the_next_one_begins(late: int, label: float) -> None:
+    """Three rows of a slate and seven ratings: the last two are test, two before them valid."""
+    first_valid = START + 13 * HOUR_US
+    log = numbered(
+        [
+            Row("u1", START, "impression", 0, decision="d1"),
+            *(Row(user, START + (10 + n) * HOUR_US, "rating", 1, 5.0) for user in ("u1", "u2") for n in range(7)),
+            Row("u1", first_valid + late, "purchase", 2, 1.0, decision="d1"),
+        ]
+    )
+    made = recipe(split={"protocol": "per_user", "valid_share": 0.2, "test_share": 0.2})
+    found = targets_of(build(log, made, log_end=LOG_END))
+    assert [(t.item, t.label, t.split) for t in found if t.time == START] == [
+        (1, 0.0, TRAIN),
+        (2, label, TRAIN),
+        (3, 0.0, TRAIN),
+    ]
+    assert min(t.time for t in found if (t.user, t.split) == ("u1", VALID)) == first_valid
