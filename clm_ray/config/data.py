@@ -75,7 +75,8 @@ class RetentionConfig(Section):
     treatments: tuple[str, ...] = ()
     """Event types by which the shop itself tries to keep users (a coupon sent, a campaign). A reference is followed only up to the first of
     them after it: the model then learns who comes back untreated, and being treated is not taken for being loyal. What was
-    sent before a reference stays an input. Empty: users are followed through what they are sent."""
+    sent before a reference stays an input. Figures at a horizon are then about users who were not treated within it, and there is no output `value`
+    (model.outputs). Empty: users are followed through what they are sent."""
     reason_off: str = ""
     """Said wherever the head is missing."""
 

@@ -140,6 +140,11 @@ class Recipe(Section):
             raise ValueError(
                 "features.max_history must exceed sequences.max_context: features look at no fewer events than the user tower"
             )
+        if "value" in self.model.outputs and self.retention.treatments:
+            raise ValueError(
+                "model.outputs has value, and retention.treatments is given: spend is known only of those who were not treated within the "
+                "whole horizon, who are no fair sample of the users; leave one of them out"
+            )
         if self.source.kind == "files" and self.source.events is None:
             raise ValueError("source.events is required for kind files")
         return self

@@ -90,7 +90,7 @@ def return_report(
     min_group: int = 1,
 ) -> dict[int, ReturnReport]:
     """Horizon in days → its figures. `bins`: of the calibration error. `groups`: column → user → value. Slices of fewer than `min_group`
-    users are left out. References that the log does not cover to the horizon are left out too."""
+    users are left out. References that the log (or a treatment, see `retention.treatments`) does not let follow to the horizon are left out too."""
     known = predictions.filter(pc.invert(predictions.column("censored")))
     result = {}
     for days in sorted(pc.unique(known.column("horizon_days")).to_pylist()):

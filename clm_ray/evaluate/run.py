@@ -52,6 +52,12 @@ FILES = dict(
 )
 _ROW_GROUP = 1 << 18
 _SEED = 0
+UNTREATED = (
+    "Retention figures, of the model and of every baseline, are about users who were not treated within the horizon ({treatments}): a "
+    "reference is followed only up to the next treatment. Where whom to treat was chosen by how likely they were to leave, these users are "
+    "no fair sample of all."
+)
+"""What a report says where the recipe names treatments. The censoring is informative, and is not corrected by weights."""
 
 Say = Callable[[str], None]
 
@@ -208,6 +214,8 @@ def _figures(
     more += [f"Probability correction: {dataset.manifest['probability_correction']}."]
     if not dataset.recipe.retention.enabled:
         more.append(f"No retention figures: {dataset.recipe.retention.reason_off or 'the head is off'}.")
+    elif treatments := dataset.recipe.retention.treatments:
+        more.append(UNTREATED.format(treatments=", ".join(treatments)))
     return Evaluation(
         run=run,
         recipe=dataset.recipe.name,

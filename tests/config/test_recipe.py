@@ -19,6 +19,7 @@ RAW: dict[str, Any] = {
     "source": {"kind": "files", "events": {"paths": ["log.parquet"]}},
     "event_types": BUYS,
 }
+MAILED = {"event_types": {**BUYS, "mail": {"roles": ["context"]}}, "retention": {"treatments": ["mail"]}}
 
 
 def refused(**sections: Any) -> ConfigError:
@@ -102,6 +103,7 @@ def test_a_wrong_type_or_size_is_named_with_its_value(sections: dict[str, Any], 
         ({"retention": {"bin_ends": [1, 9, 28]}}, "retention", "report_days 7"),
         ({"retention": {"treatments": ["buy"]}}, "recipe", "role context"),
         ({"retention": {"treatments": ["mail"]}}, "recipe", "names 'mail'"),
+        (MAILED | {"model": {"outputs": ["value"]}}, "recipe", "spend is known only of those who were not treated"),
         ({"model": {"width": 10, "heads": 4}}, "model", "multiple of heads"),
         ({"features": {"max_history": 128}}, "recipe", "features.max_history"),
         ({"policy": {"preferences": {"new": {"gift": 1.0}}}}, "policy", "unknown action 'gift'"),

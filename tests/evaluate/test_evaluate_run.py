@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import made_world
@@ -14,7 +15,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError, DataError
-from clm_ray.evaluate.run import evaluate
+from clm_ray.evaluate.dataset import Dataset
+from clm_ray.evaluate.report import markdown
+from clm_ray.evaluate.run import _figures, evaluate
+from clm_ray.evaluate.scoring import PARTS
 from clm_ray.schema import TIMESTAMP
 
 
@@ -104,6 +108,20 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
 def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="default"):
         evaluate(made_workspace, run="nothing", recipe=made_world.recipe())
+
+
+def test_with_treatments_the_report_says_whom_its_figures_are_about(dataset_folder: Path, tmp_path: Path) -> None:
+    dataset = Dataset.open(dataset_folder)
+    treated = replace(dataset, recipe=made_world.recipe(treatments=["mail"]))
+    notes = {}
+    for name, one in (("plain", dataset), ("treated", treated)):
+        nothing = dict.fromkeys(PARTS)
+        found = _figures(nothing, dataset=one, model=tmp_path, run="r", recipe=one.recipe, notes=())
+        notes[name] = [line for line in markdown(found).splitlines() if "not treated" in line]
+    assert notes["plain"] == []
+    (said,) = notes["treated"]
+    assert said.startswith("- Retention figures")
+    assert "within the horizon (mail)" in said
 
 
 def test_a_run_of_another_catalogue_is_refused(made_workspace: Workspace, tmp_path: Path) -> None:
