@@ -157,9 +157,13 @@ class Recipe(Section):
     def training_digest(self) -> str:
         """Digest of what decides a trained model: every section but those read later (evaluate, policy, serve, store, strategy), every key of
         `train` but those that say by which means it is trained."""
-        exclude: Any = {**dict.fromkeys(_LATER, True), "train": {*_MEANS}}
-        text = json.dumps(self.model_dump(mode="json", exclude=exclude), sort_keys=True)
+        text = json.dumps(self.training_part(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def training_part(self) -> dict[str, Any]:
+        """What `training_digest` is of, as plain data."""
+        exclude: Any = {**dict.fromkeys(_LATER, True), "train": {*_MEANS}}
+        return self.model_dump(mode="json", exclude=exclude)
 
     def served_by(self, other: Recipe) -> Recipe:
         """This recipe with the sections that the endpoint alone reads (policy, serve, store, strategy) from `other`."""

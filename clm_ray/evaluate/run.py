@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
-from clm_ray.config.workspace import DONE, Workspace
+from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError, DataError
 from clm_ray.evaluate import boosting, plots
 from clm_ray.evaluate.baselines import Baselines, fit_baselines
@@ -109,16 +109,20 @@ def evaluate(
 def _open(workspace: Workspace, *, run: str) -> tuple[Dataset, Path]:
     """The run's model and the dataset that it was trained on."""
     model = workspace.runs / run / "model"
-    if not (model / "items.parquet").is_file():
+    if not all((model / name).is_file() for name in ("items.parquet", "training.json")):
         known = sorted(path.parent.name for path in workspace.runs.glob("*/model"))
         raise ConfigError(
             "no trained model", field="--run", value=run, fix=f"run jobs/train.py first; runs here: {known}"
         )
-    done = workspace.runs / run / DONE
-    if done.is_file():
-        dataset = Dataset.open(workspace.datasets / json.loads(done.read_text(encoding="utf-8"))["dataset"])
-    else:
-        dataset = Dataset.open(workspace.current("datasets"))
+    trained_on = json.loads((model / "training.json").read_text(encoding="utf-8"))["dataset"]
+    if not (workspace.datasets / trained_on).is_dir():
+        raise ConfigError(
+            f"the dataset that the run was trained on is not there: {workspace.datasets / trained_on}",
+            field="--run",
+            value=run,
+            fix="bring it back, or train again on the current dataset",
+        )
+    dataset = Dataset.open(workspace.datasets / trained_on)
     if not pq.read_table(model / "items.parquet", columns=["item_id"]).equals(dataset.items.select(["item_id"])):
         raise ConfigError(
             f"the run was trained on another catalogue than dataset {dataset.folder.name} has",

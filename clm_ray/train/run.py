@@ -16,6 +16,7 @@ from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.text import check_encoder
 from clm_ray.train.engine import settings
+from clm_ray.train.identity import identity, refuse_another, write_identity
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
 from clm_ray.train.tracking import check_tracking, wandb_mode
@@ -51,17 +52,22 @@ def train(
 
     A finished run is returned as it is; an interrupted one goes on from its last checkpoint; `fresh` starts over. `say` gets
     the progress lines.
-    Raises TrainError where the dataset was prepared with other settings, or the workers failed more often than
-    train.max_failures; DivergenceError where the loss diverged; ConfigError and AssetError for what they cannot work with.
+    Raises ConfigError where the name is that of a run of another dataset or recipe; TrainError where the dataset was prepared with other
+    settings, or the workers failed more often than train.max_failures; DivergenceError where the loss diverged; ConfigError and AssetError
+    for what they cannot work with.
     """
     dataset = workspace.current("datasets")
     run = workspace.runs / (name or run_name(recipe, dataset))
-    if (run / DONE).is_file() and not fresh:
-        return run
+    what = identity(recipe, dataset)
+    if not fresh:
+        refuse_another(run, what)
+        if (run / DONE).is_file():
+            return run
     check(recipe, dataset)
     _say_what_is_missing(recipe.train, say=say)
     if fresh:
         shutil.rmtree(run, ignore_errors=True)
+    write_identity(run, what)
     fit(recipe, dataset, run, say=say)
     return run
 

@@ -283,7 +283,7 @@ def write_model(folder: Path) -> None:
         }
         for e in range(3)
     ]
-    (folder / "training.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
+    (folder / "training.json").write_text(json.dumps({"epochs": epochs, "dataset": "made"}), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError, DataError
 from clm_ray.evaluate.dataset import Dataset
 from clm_ray.evaluate.report import markdown
-from clm_ray.evaluate.run import _figures, evaluate
+from clm_ray.evaluate.run import _figures, _open, evaluate
 from clm_ray.evaluate.scoring import PARTS
 from clm_ray.schema import TIMESTAMP
 
@@ -108,6 +108,22 @@ def test_evaluate_writes_figures_that_can_be_recomputed(ray_session: None, made_
 def test_a_run_that_is_not_there_names_those_that_are(made_workspace: Workspace) -> None:
     with pytest.raises(ConfigError, match="default"):
         evaluate(made_workspace, run="nothing", recipe=made_world.recipe())
+
+
+def test_a_run_is_evaluated_on_its_own_dataset_whatever_the_current_one_is(
+    made_workspace: Workspace, tmp_path: Path
+) -> None:
+    """Also one that is not finished, whose best model so far is there."""
+    workspace = Workspace(tmp_path)
+    shutil.copytree(made_workspace.datasets / "made", workspace.datasets / "made")
+    shutil.copytree(made_workspace.datasets / "made", workspace.datasets / "later")
+    shutil.copytree(made_workspace.runs, workspace.runs)
+    workspace.point("datasets", "later")
+    dataset, model = _open(workspace, run="default")
+    assert (dataset.folder.name, model.parent.name) == ("made", "default")
+    shutil.rmtree(workspace.datasets / "made")
+    with pytest.raises(ConfigError, match=r"trained on is not there.*made"):
+        evaluate(workspace, run="default", recipe=made_world.recipe())
 
 
 def test_with_treatments_the_report_says_whom_its_figures_are_about(dataset_folder: Path, tmp_path: Path) -> None:
