@@ -140,6 +140,10 @@ class Recipe(Section):
             raise ValueError(
                 "features.max_history must exceed sequences.max_context: features look at no fewer events than the user tower"
             )
+        if self.train.calibration_from is not None and not self.split.refit:
+            raise ValueError(
+                "train.calibration_from is for split.refit=true: with a validation split a run fits calibrations of its own"
+            )
         if "value" in self.model.outputs and self.retention.treatments:
             raise ValueError(
                 "model.outputs has value, and retention.treatments is given: spend is known only of those who were not treated within the "

@@ -118,6 +118,9 @@ class TrainConfig(Section):
     start_from: str | None = None
     """Model folder of another run or release (also of another recipe): its trained text tower, user tower and interaction are the start
     weights, whose sizes must be the same. Layers of the encoder go to their own places: how many are trained, and whether by LoRA, may differ."""
+    calibration_from: str | None = None
+    """With split.refit: name of the run that was judged before (or its model folder), whose calibrations this run takes; with no validation it
+    can fit none of its own."""
     checkpoint_steps: int = Field(default=100, ge=0)
     """Steps between checkpoints within an epoch, each a short pause; 0: at the end of an epoch only."""
     explosion: float = Field(default=10.0, gt=1)

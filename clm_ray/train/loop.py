@@ -34,6 +34,7 @@ from clm_ray.train.checkpoint import Found, Progress
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.guards import leak_warnings
+from clm_ray.train.judged import missing_calibration
 from clm_ray.train.losses import loss_weights, told_losses
 from clm_ray.train.narrate import tell
 from clm_ray.train.reference_stages import ReferenceStages
@@ -130,6 +131,7 @@ class Worker:
             worker._resume(found, universal=universal)
         else:
             worker._refresh()
+            worker._tell_of_calibration()
         asked, planned = recipe.train, worker.schedule
         if (planned.windows_per_step, planned.epochs) != (asked.windows_per_step, asked.epochs):
             say(
@@ -137,6 +139,14 @@ class Worker:
                 f"up to {planned.epochs} epochs (train.min_steps={asked.min_steps})"
             )
         return worker
+
+    def _tell_of_calibration(self) -> None:
+        """Of a refit run: where its calibrations are from, or a warning that it has none."""
+        if (missing := missing_calibration(self.recipe)) is not None:
+            self._say(f"WARNING {missing}")
+            self.progress.warnings.append(missing)
+        elif self.recipe.train.calibration_from is not None:
+            self._say(f"calibrations are those of {self.recipe.train.calibration_from}")
 
     def run(self) -> None:
         """All that remains. Raises DivergenceError, on every rank."""
@@ -320,9 +330,9 @@ class Worker:
         vectors = item_vectors(self.assembled, self.prepared, self.assembled.model.cache_ZH)
         progress = self.progress
         history = {"epochs": progress.epochs, "warnings": progress.warnings}
-        description = replace(
-            self.assembled.description, calibration=validation.calibration, retention=validation.retention
-        )
+        description = self.assembled.description
+        if not self.recipe.split.refit:
+            description = replace(description, calibration=validation.calibration, retention=validation.retention)
         if self.place.rank == 0:
             export_model(
                 self.model_folder,

@@ -17,6 +17,7 @@ from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.text import check_encoder
 from clm_ray.train.engine import settings
 from clm_ray.train.identity import identity, refuse_another, write_identity
+from clm_ray.train.judged import judged_calibrations, with_judged_model
 from clm_ray.train.narrate import following
 from clm_ray.train.setup import open_dataset
 from clm_ray.train.tracking import check_tracking, wandb_mode
@@ -63,6 +64,7 @@ def train(
         refuse_another(run, what)
         if (run / DONE).is_file():
             return run
+    recipe = with_judged_model(recipe, workspace)
     check(recipe, dataset)
     _say_what_is_missing(recipe.train, say=say)
     if fresh:
@@ -76,6 +78,7 @@ def check(recipe: Recipe, dataset: Path) -> None:
     """Raise here what the workers would refuse: they would be started again and again for it."""
     open_dataset(dataset, recipe)
     settings(recipe.train)
+    judged_calibrations(recipe)
     check_tracking(recipe.train)
     if recipe.model.use_text:
         check_encoder(recipe.model.encoder)

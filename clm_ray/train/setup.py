@@ -33,6 +33,7 @@ from clm_ray.model.text import TextTower, Tokens, load_pretrained, tokenize
 from clm_ray.model.transfer import start_from
 from clm_ray.schema import DAY_US
 from clm_ray.train.batches import BatchMaker, Popularity
+from clm_ray.train.judged import judged_calibrations
 from clm_ray.train.losses import Groups
 from clm_ray.train.texts import LowerStates, lower_states, text_vectors
 
@@ -164,9 +165,8 @@ def assemble(prepared: Prepared) -> Assembled:
         if tower is not None
         else None
     )
-    return Assembled(
-        model, Description(sizes, prepared.users), tokens, encoder.config if encoder is not None else None, tokenizer
-    )
+    description = Description(sizes, prepared.users, *judged_calibrations(recipe))
+    return Assembled(model, description, tokens, encoder.config if encoder is not None else None, tokenizer)
 
 
 def _fit_scales(network: Network, manifest: dict[str, Any]) -> None:
