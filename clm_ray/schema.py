@@ -117,7 +117,7 @@ SEQUENCES = pa.schema(
     ]
 )
 """User windows with the train and valid targets (test lives in IMPRESSIONS and REFERENCES alone). `ctx_value`: raw values;
-`ctx_dense`: features.tokens.TOKEN_VALUES of each event; `tgt_dense`, `ref_dense`: features as of t, named in features.json. `tgt_offset`: logit offset of the negative sampling, -log(kept share), added to the logit in training only. `tgt_rating`: NaN where the target has none.
+`ctx_dense`: features.tokens.TOKEN_VALUES of each event; `tgt_dense`, `ref_dense`: features as of t, named in features.json. `tgt_offset`: logit offset of the negative sampling, -log(kept share) (negatives popularity: of each item, beside an even draw), added to the logit in training only. `tgt_rating`: NaN where the target has none.
 `tgt_pos`/`ref_pos`: how many context events of this row lie strictly before (0: the start token alone). `ref_bin`: hazard
 bin of the next activity, or the number of bins when none was seen. `ref_censored`: number of bins seen in full (a bin seen
 only in part contributes nothing). Splits: 0 train, 1 valid, 2 test."""
@@ -135,7 +135,7 @@ IMPRESSIONS = pa.schema(
     ]
 )
 """What evaluation scores: one row per user and moment. `kind` `shown`: all candidates with their label; `catalogue`: the
-items taken then (label 1 each), to be found among the whole catalogue."""
+items taken then (label 1 each), to be found among the whole catalogue. `offset`: added to the logits of the occasion's candidates."""
 
 REFERENCES = pa.schema(
     [

@@ -197,7 +197,7 @@ def make_shop(
         recipe.impressions,
         vocabulary,
         slot_table,
-        PopularityDraw(source.statistics, recipe.impressions.alpha),
+        PopularityDraw(source.statistics, recipe.impressions.alpha, recipe.impressions.per_occasion),
         vocabulary.index["impression"],
         0,
     )

@@ -41,20 +41,21 @@ class ImpressionsConfig(Section):
     negatives: Literal["explicit", "availability", "popularity"] = "popularity"
     """explicit: the log has them. availability: from what was on offer in the event's slot. popularity: by popularity^alpha as of that day."""
     per_occasion: int = Field(default=8, ge=1)
-    """Sampled negatives per occasion (one user and moment) in train and valid; the same for every occasion, so that the logit offset holds."""
+    """Sampled negatives per occasion (one user and moment) in train and valid; the same for every occasion, so that the logit offset holds.
+    negatives `popularity`: a drawn item that was taken is none, and the click probabilities are relative to so many negatives drawn evenly."""
     attribution_hours: float | None = Field(default=24.0, gt=0)
     """A click or purchase answers a slate, or an impression of its item (role negative), when it comes less than so many hours after it. A
     slate or impression younger than that at the end of its split, or of the log, is no target yet. None: answers to a slate count until the end
     of the split it lies in (later ones are no targets at all), impressions stay as they stand in the log (one without those that were taken), and
     nothing is waited for."""
     alpha: float = Field(default=0.5, ge=0, le=1)
-    """Exponent of popularity."""
+    """Exponent of popularity in the draws of train and valid. A logit offset makes up for it: it says what is learned from, not what is learned."""
     positives_per_occasion: int = Field(default=8, ge=1)
     """At most this many positives of one occasion become training targets (sampled, weighted up; all stay in the history)."""
     test_occasions: int = Field(default=800, ge=1)
     """Sampled negatives only: number of test occasions (user and moment) for which every candidate is ranked."""
     test_negatives: int = Field(default=200, ge=1)
-    """negatives `popularity`: candidates drawn per test occasion beside its positives."""
+    """negatives `popularity`: candidates drawn per test occasion beside its positives, evenly among the items with an event on a day before."""
     catalogue_occasions: int = Field(default=400, ge=0)
     """Number of test occasions for which the whole catalogue is ranked."""
 

@@ -50,6 +50,7 @@ def probability_correction(recipe: Recipe) -> str:
     if recipe.impressions.negatives == "availability":
         return "logit offset -log(kept share of the negatives), in training only; probabilities are per item on offer"
     return (
-        f"probabilities are relative to {recipe.impressions.per_occasion} popular negatives per occasion; "
-        "test occasions have more, and a logit offset that says so"
+        "logit offset log(even share / share of the draws) of each item, in training only; probabilities are relative to "
+        f"{recipe.impressions.per_occasion} negatives per occasion, drawn evenly of the known items; test occasions have more, "
+        "and a logit offset that says so"
     )

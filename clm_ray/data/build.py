@@ -120,7 +120,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
         recipe.impressions,
         vocabulary,
         SlotTable.build(log.availability, log.items),
-        PopularityDraw(first_pass.statistics, recipe.impressions.alpha),
+        PopularityDraw(first_pass.statistics, recipe.impressions.alpha, recipe.impressions.per_occasion),
         vocabulary.index.get(recipe.serve.impression_event),
         recipe.sequences.seed,
     )
@@ -144,7 +144,7 @@ def _build(log: Log, recipe: Recipe, workspace: Workspace, building: Path, *, sa
     spec = _select(buckets.sample, recipe, asked)
     sample = drawn([t for r in results for t in r.test_occasions], recipe.impressions)
     sample = with_candidates(sample, recipe, occasions)
-    rows = impression_rows(sample, recipe)
+    rows = impression_rows(sample)
     _add_impressions(building, rows, recipe)
     _write_tables(building, log, first_pass.statistics, recipe, spec)
     pq.write_table(neighbours, building / "neighbours.parquet", compression="zstd")

@@ -52,36 +52,33 @@ def with_candidates(sample: HeldOutSample, recipe: Recipe, occasions: OccasionSo
 
 
 def _with_candidates(test: HeldOutOccasion, recipe: Recipe, occasions: OccasionSource) -> Occasion:
-    """The occasion with everything that was on offer, or with popular items drawn where the log does not say."""
+    """The occasion with everything that was on offer; where the log does not say, with known items drawn evenly, among which a model does as
+    well as in the whole catalogue (among popular ones a model would do well that knows nothing of popularity)."""
     o = test.occasion
     if o.slot is not None:
         return replace(o, shown_C=occasions.slots.items(o.slot))
     rng = np.random.default_rng([recipe.sequences.seed, test.rank])
-    others = occasions.drawn(o, count=recipe.impressions.test_negatives, rng=rng)
-    return replace(o, shown_C=np.concatenate([o.taken, others]))
+    others = np.setdiff1d(occasions.popularity.known(o.time), o.taken, assume_unique=True)
+    kept = min(recipe.impressions.test_negatives, len(others))
+    # The probabilities are relative to `per_occasion` such negatives: beside more of them the odds are lower in proportion.
+    share = kept / len(others) if kept else 1.0
+    offset = float(np.log(occasions.popularity.even_share(o.time) / share))
+    shown = np.concatenate([o.taken, rng.choice(others, kept, replace=False)])
+    return replace(o, shown_C=shown, offset=offset)
 
 
-def impression_rows(sample: HeldOutSample, recipe: Recipe) -> list[dict[str, Any]]:
+def impression_rows(sample: HeldOutSample) -> list[dict[str, Any]]:
     """Rows of schema.IMPRESSIONS of the sampled occasions."""
     rows = []
     for test in sample.shown:
         o = test.occasion
         if o.labels_C is None and o.shown_C is not None and len(o.shown_C):
             labels = np.isin(o.shown_C, o.taken).astype(np.float32)
-            offset = _offset(o, recipe)
-            rows.append(impression_row(test.user_id, o, o.shown_C, labels, kind="shown", offset=offset))
+            rows.append(impression_row(test.user_id, o, o.shown_C, labels, kind="shown"))
     for test in sample.catalogue:
         o = test.occasion
         rows.append(impression_row(test.user_id, o, o.chosen, np.ones(len(o.chosen), np.float32), kind="catalogue"))
     return rows
-
-
-def _offset(occasion: Occasion, recipe: Recipe) -> float:
-    """The probabilities are relative to `per_occasion` popular negatives; a test occasion with more has lower odds in proportion."""
-    drawn = 0 if occasion.shown_C is None else len(occasion.shown_C) - len(occasion.taken)
-    if occasion.kind != "popularity" or drawn <= recipe.impressions.per_occasion:
-        return 0.0
-    return float(np.log(recipe.impressions.per_occasion / drawn))
 
 
 def impression_row(
@@ -91,7 +88,6 @@ def impression_row(
     labels: NDArray[np.float32],
     *,
     kind: str,
-    offset: float = 0.0,
 ) -> dict[str, Any]:
     """One row of schema.IMPRESSIONS (test split)."""
     return {
@@ -101,7 +97,7 @@ def impression_row(
         "item": items.astype(np.int32),
         "label": labels.astype(np.float32),
         "weight": np.full(len(items), occasion.weight, np.float32),
-        "offset": offset,
+        "offset": occasion.offset,
         "split": TEST,
     }
 

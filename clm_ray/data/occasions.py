@@ -5,10 +5,11 @@ An occasion is one user at one moment. Where it comes from decides its candidate
 - explicit: every labelled event is a target; an impression is positive when it was answered in time (`attribution`).
 - availability: the candidates are what was on offer in the events' slot; taken = positive. Negatives are sampled.
 - popularity: only positives are known; the candidates are the items with an event on a day before, of which negatives are drawn
-  by popularity^alpha. A positive that no draw could have given is no target: it would teach that new items are always taken.
+  by popularity^alpha (`PopularityDraw`). A positive that no draw could have given is no target: it would teach that new items are always taken.
+  The offset is each item's own. Without it a popular item, which is drawn more often, would have to be taken more often for the same logit.
 - decision: a slate that the endpoint served; every item of it is a target as of the slate's moment, taken in time or not.
 
-The number of sampled negatives does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
+The share of negatives that is kept does not depend on the outcome, so the offset -log(kept share) corrects the logits exactly.
 
 An occasion is made of the events of its moment, so a part of a user's events gives the occasions of that part; what reaches further (answers, however late)
 is settled before, in `Labelled`.
@@ -54,6 +55,8 @@ class Occasion:
     slot: str | None = None
     final_C: NDArray[np.int64] | None = None
     """The moment from which the label of each candidate is known, µs; None: from `time` on."""
+    offset: float = 0.0
+    """Logit offset of the candidates as they are ranked in the test split."""
 
 
 @dataclass(frozen=True)
@@ -250,26 +253,23 @@ class OccasionSource:
             )
         rng = np.random.default_rng([self.seed, hash_of(user_id), occasion.time])
         taken, weight = occasion.taken, occasion.weight
-        scale = 1.0
+        scale, offset = 1.0, 0.0
         if occasion.kind != "decision" and len(taken) > self.config.positives_per_occasion:
             scale = len(taken) / self.config.positives_per_occasion
             taken = rng.choice(taken, self.config.positives_per_occasion, replace=False)
         if occasion.shown_C is None:
-            others, offset = self.drawn(occasion, count=self.config.per_occasion, rng=rng), 0.0
+            others = self.popularity.draw(occasion.time, but=occasion.taken, rng=rng)
         else:
             others = np.delete(occasion.shown_C, np.searchsorted(occasion.shown_C, occasion.taken))
-            offset = 0.0
             if occasion.kind != "decision" and len(others) > self.config.per_occasion:
                 offset = -float(np.log(self.config.per_occasion / len(others)))
                 others = rng.choice(others, self.config.per_occasion, replace=False)
         items = np.concatenate([taken, others]).astype(np.int32)
         labels = np.concatenate([np.ones(len(taken)), np.zeros(len(others))]).astype(np.float32)
         weights = np.where(labels == 1, weight * scale, weight)
+        if occasion.shown_C is None:
+            return _targets(occasion.time, items, labels, weights, self.popularity.offsets(occasion.time, items))
         return _targets(occasion.time, items, labels, weights, offset)
-
-    def drawn(self, occasion: Occasion, *, count: int, rng: np.random.Generator) -> NDArray[np.int32]:
-        """`count` distinct items not taken, by popularity^alpha as of the day before (fewer where fewer are known)."""
-        return self.popularity.draw(occasion.time, count=count, but=occasion.taken, rng=rng)
 
     def positives(self, user: UserEvents) -> int:
         """Positive (moment, item) pairs in the user's log: what the occasions ask about at most."""
@@ -286,7 +286,7 @@ def _targets(
     items: NDArray[np.int32],
     labels: NDArray[np.float32],
     weight: NDArray[np.float64] | NDArray[np.float32],
-    offset: float,
+    offset: float | NDArray[np.float64],
     rating: NDArray[np.float32] | None = None,
 ) -> Targets:
     count = len(items)

@@ -49,7 +49,7 @@ def builder_of(log: Sequence[Row], made: Recipe, *, log_end: int, activity_end: 
             made.impressions,
             VOCABULARY,
             slots,
-            PopularityDraw(source.statistics, made.impressions.alpha),
+            PopularityDraw(source.statistics, made.impressions.alpha, made.impressions.per_occasion),
             VOCABULARY.index[made.serve.impression_event],
             made.sequences.seed,
         ),

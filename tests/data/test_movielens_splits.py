@@ -80,7 +80,7 @@ def built_of(rows: Sequence[Row], recipe: Recipe) -> tuple[BucketResult, list[st
     builder = BucketBuilder(
         recipe,
         WithoutFeatures(recipe, vocabulary, Catalogue.build(ids, ids, [[]] * len(ids)), statistics),
-        OccasionSource(recipe.impressions, vocabulary, SlotTable.empty(), PopularityDraw(statistics, 0.5), None, 0),
+        OccasionSource(recipe.impressions, vocabulary, SlotTable.empty(), PopularityDraw(statistics, 0.5, 8), None, 0),
         plan_splits(recipe.split, events, log_end=log_end, activity_end=log_end),
         np.empty(0, np.int64),
     )

@@ -51,7 +51,7 @@ def source(
     log: Sequence[Row] = (), *, slots: SlotTable | None = None, seed: int = 0, code: int | None = 5, **config: Any
 ) -> OccasionSource:
     made = ImpressionsConfig(**config)
-    popularity = PopularityDraw(statistics_of(log), made.alpha)
+    popularity = PopularityDraw(statistics_of(log), made.alpha, made.per_occasion)
     return OccasionSource(made, VOCABULARY, slots or slots_of(OFFERS), popularity, code, seed)
 
 
@@ -185,24 +185,43 @@ def test_popular_negatives_were_known_before_the_day_and_not_taken(log: list[Row
         known = {r.item for r in log if label_of(r) is not None and r.time // DAY_US < day}
         assert set(occasion.taken) == bought & known, "what no draw could have given is no target"
         assert set(negatives) <= known - bought
-        assert len(negatives) == len({*negatives}) == min(count, len(known - bought))
+        drawn = min(count, len(known))
+        assert drawn - len(known & bought) <= len(negatives) == len({*negatives}) <= min(drawn, len(known - bought))
         assert set(targets.item_T[targets.label_T == 1]) == bought & known
-        assert (targets.offset_T == 0).all()
+        draw = found.popularity
+        assert draw.shares(occasion.time, draw.known(occasion.time)).sum() == pytest.approx(drawn)
+        share = np.exp(-targets.offset_T) * draw.even_share(occasion.time)
+        np.testing.assert_allclose(share, draw.shares(occasion.time, targets.item_T), rtol=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_popular_negatives_are_drawn_by_their_power(alpha: float) -> None:
-    counts = {1: 1, 2: 4, 3: 9, 4: 30}
-    log = numbered(Row("u2", START, "skip", item) for item, n in counts.items() for _ in range(n))
-    bought = Occasion(START + DAY_US, "popularity", np.array([4], np.int32), np.array([4], np.int32), None, 1.0)
-    made, random = source(log, negatives="popularity", alpha=alpha), np.random.default_rng(0)
-    first = Counter(int(made.drawn(bought, count=1, rng=random)[0]) for _ in range(1000))
-    total = sum(n**alpha for item, n in counts.items() if item != 4)
-    assert counts[3] == 3**2
-    for item in (1, 2, 3):
-        share = counts[item] ** alpha / total
-        assert abs(first[item] / 1000 - share) < 4 * math.sqrt(share * (1 - share) / 1000)
-    assert 4 not in first
+COUNTS = {1: 1, 2: 4, 3: 9, 4: 30, 5: 100}
+SHARES = {
+    (0.0, 2): [2 / 5] * 5,
+    (0.5, 1): [math.sqrt(n) / (16 + math.sqrt(30)) for n in COUNTS.values()],
+    (1.0, 1): [n / 144 for n in COUNTS.values()],
+    (1.0, 3): [1 / 14, 4 / 14, 9 / 14, 1, 1],  # what would come out more than once comes out always
+    (1.0, 5): [1] * 5,
+    (1.0, 9): [1] * 5,
+}
+
+
+@pytest.mark.parametrize(("alpha", "count"), SHARES)
+def test_each_popular_negative_is_drawn_with_the_share_that_its_offset_says(alpha: float, count: int) -> None:
+    log = numbered(Row("u2", START, "skip", item) for item, n in COUNTS.items() for _ in range(n))
+    made, draws, drawn = source(log, negatives="popularity", alpha=alpha, per_occasion=count), 1500, Counter[int]()
+    taken = np.array([3], np.int32)
+    offset: dict[int, float] = {}
+    for n in range(draws):
+        targets = made.sampled(f"u{n}", Occasion(START + DAY_US, "popularity", taken, taken, None, 1.0))
+        drawn.update(targets.item_T[targets.label_T == 0].tolist())
+        offset |= zip(targets.item_T.tolist(), targets.offset_T.tolist(), strict=True)
+    assert 3 not in drawn
+    assert set(offset) == {*COUNTS}, "what is taken has the offset that it would have if it were not"
+    even = min(1, count / 5)
+    for item, share in zip(COUNTS, SHARES[alpha, count], strict=True):
+        assert share * math.exp(offset[item]) == pytest.approx(even, rel=1e-6)
+        # Four standard errors of a share over all draws.
+        assert item == 3 or abs(drawn[item] / draws - share) <= 4 * math.sqrt(share * (1 - share) / draws)
 
 
 def test_nothing_popular_is_known_on_the_first_day() -> None:
@@ -216,10 +235,10 @@ def test_nothing_popular_is_known_on_the_first_day() -> None:
 def test_what_is_forgotten_of_a_day_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clm_ray.data.popularity._CACHED_ENTRIES", 8)
     log = numbered(Row("u2", START + n * DAY_US, "skip", 1 + n % 4) for n in range(12))
-    bounded = PopularityDraw(statistics_of(log), 0.5)
+    bounded = PopularityDraw(statistics_of(log), 0.5, 8)
     days = [3, 5, 4, 3, 9, 3]
     for day in days:
-        fresh = PopularityDraw(statistics_of(log), 0.5)
+        fresh = PopularityDraw(statistics_of(log), 0.5, 8)
         assert bounded.known(START + day * DAY_US).tolist() == fresh.known(START + day * DAY_US).tolist()
         assert len(bounded._days) <= 2
 
