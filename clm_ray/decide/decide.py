@@ -32,6 +32,7 @@ from clm_ray.policy.masks import Circumstances, mask_unaffordable
 from clm_ray.policy.uplift import estimates_of
 from clm_ray.schema import DAY_US
 from clm_ray.store.contacts import Taken, channel_consents, taken
+from clm_ray.store.decisions import forgone
 from clm_ray.store.records import Override, Reservation, RetentionDecision
 from clm_ray.store.store import Store
 
@@ -148,7 +149,7 @@ def _withdraw(
         with store.reading() as connection:
             said = channel_consents(connection, list(acting))
         consents = _consents([by_user[user_id] for user_id in acting], said, config)
-    stopped: dict[str, list[str]] = {}
+    stopped: dict[str, list[RetentionDecision]] = {}
     for user_id, decision in acting.items():
         stop = state.stopped(decision.in_force)
         rule = None
@@ -159,10 +160,11 @@ def _withdraw(
         elif decision.channel is not None and not _may_use(decision.channel, consents[user_id], config):
             rule = "consent"
         if rule is not None:
-            stopped.setdefault(rule, []).append(decision.action_id)
+            stopped.setdefault(rule, []).append(decision)
     changed: dict[str, RetentionDecision] = {}
-    for rule, ids in stopped.items():
-        changed.update((d.user_id, d) for d in store.override(ids, by=Override(NO_ACTION, rule, now)))
+    for rule, decisions in stopped.items():
+        left = store.override([d.action_id for d in decisions], by=Override(NO_ACTION, rule, now))
+        changed |= {d.user_id: forgone(d) for d in decisions} | {d.user_id: d for d in left}
     return changed
 
 

@@ -80,9 +80,8 @@ class Users:
     async def erase(self, user_id: str) -> Erasure:
         """Remove the user from the store, for good. Raises RequestError, StoreError."""
         known = self._served.known_as(check_user(user_id))
-        now = self._clock.now_us()
-        erased = await asyncio.to_thread(self._store.erase, [known], at=now, pending=True)
-        return Erasure(user_id=user_id, erased_at=now, removed=erased.removed, remains=REMAINS)
+        erased = await asyncio.to_thread(self._store.erase, [known], clock=self._clock.now_us, pending=True)
+        return Erasure(user_id=user_id, erased_at=erased.at, removed=erased.removed, remains=REMAINS)
 
     def _user_table(self, user_id: str) -> list[ExportedRecord]:
         if self._folder is None:

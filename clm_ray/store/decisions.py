@@ -61,16 +61,16 @@ def book(
     # As it would be read back, down to the order of its keys: the first answer is that of every later one.
     stored = {key: RetentionDecision.from_json(records[key]) for key in new}
     stored |= decisions_of(connection, [(d.user_id, d.epoch) for d in decisions if (d.user_id, d.epoch) not in new])
-    return [stored.get((d.user_id, d.epoch)) or _forgone(d) for d in decisions]
+    return [stored.get((d.user_id, d.epoch)) or forgone(d) for d in decisions]
 
 
 def override(
     connection: Connection, action_ids: Sequence[str], *, by: Override, audited: list[AuditEntry]
 ) -> list[RetentionDecision]:
-    """Append an override to each decision that is not overridden to that action yet, and return what is stored now.
+    """Append an override to each decision that is not overridden to that action yet, and return what is stored now, in order.
 
-    The drawn action stays in the record and counts for cooldowns: it may have been delivered before. Raises StoreError for an
-    unknown id.
+    The drawn action stays in the record and counts for cooldowns: it may have been delivered before. A decision that is gone with its user is left
+    out.
     """
     of = RETENTION_DECISIONS.c
     stored: dict[str, RetentionDecision] = {}
@@ -88,10 +88,7 @@ def override(
     if changed:
         change = update(RETENTION_DECISIONS).where(of.action_id == bindparam("of_id"))
         connection.execute(change.values(record=bindparam("now")), changed)
-    for action_id in action_ids:
-        if action_id not in stored:
-            raise StoreError("there is no such decision", field="action_id", value=action_id, fix="book it first")
-    return [stored[action_id] for action_id in action_ids]
+    return [stored[action_id] for action_id in action_ids if action_id in stored]
 
 
 def decisions_of(connection: Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
@@ -158,7 +155,8 @@ def slates_of(connection: Connection, decision_ids: Sequence[str]) -> dict[str, 
     return found
 
 
-def _forgone(decision: RetentionDecision) -> RetentionDecision:
+def forgone(decision: RetentionDecision) -> RetentionDecision:
+    """As whoever waits for it is told of a decision that is not stored, or not any more, since its user was erased: there is nothing to deliver."""
     if decision.in_force == NO_ACTION:
         return decision
     return replace(decision, overrides=(*decision.overrides, Override(NO_ACTION, FORGONE, decision.time)))

@@ -11,7 +11,7 @@ it alone: so it sees every row that was added before, and everybody after it see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, delete, select, update
@@ -36,10 +36,11 @@ OF_USERS = (
 
 @dataclass(frozen=True)
 class Erased:
-    """removed: table → rows deleted. decisions: ids of the slates that were served to the users."""
+    """removed: table → rows deleted. decisions: ids of the slates that were served to the users. at: nothing of the time before is taken in, µs."""
 
     removed: dict[str, int]
     decisions: list[str]
+    at: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Tombstone:
     pending: bool
 
 
-def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: int, pending: bool) -> Erased:
+def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: Callable[[], int], pending: bool) -> Erased:
     """Delete every row of these users. Reservations go with the decision that settled them; of the audit log's entries
-    (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this. `at` (µs) and `pending`: of
-    the tombstone."""
+    (`removed` counts them) the chain stays, without user and content. `now`: µs, of the audit log's entry about this. `at` (µs, asked when all is
+    deleted) and `pending`: of the tombstone."""
     hold(connection, Lock.BASES)  # first: while this waits for a dataset that is loaded, the endpoint goes on
     hold(connection, Lock.APPEND)
     decisions = _slates_of(connection, user_ids)
@@ -68,8 +69,9 @@ def erase(connection: Connection, user_ids: Sequence[str], *, now: int, at: int,
         for table in OF_USERS:
             _delete(connection, table, table.c.user_id.in_(part), removed)
     removed[tables.AUDIT_LOG.name], removed[tables.AUDIT_KEYS.name] = blank(connection, user_ids, now=now)
-    _bury(connection, user_ids, at=at, pending=pending)
-    return Erased(removed, decisions)
+    moment = at()
+    _bury(connection, user_ids, at=moment, pending=pending)
+    return Erased(removed, decisions, moment)
 
 
 def standing(connection: Connection, user_ids: Iterable[str], *, lock: Lock = Lock.APPEND) -> dict[str, int]:

@@ -184,7 +184,7 @@ class Store:
         return self.write(lambda c, audited: decisions.book(c, batch, holder=self._holder(), audited=audited))
 
     def override(self, action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
-        """Replace the action in force of these decisions, leaving what was drawn in the record."""
+        """Replace the action in force of these decisions, leaving what was drawn in the record; those that are gone with their user are left out."""
         return self.write(lambda c, audited: decisions.override(c, action_ids, by=by, audited=audited))
 
     def decisions_of(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], RetentionDecision]:
@@ -313,14 +313,25 @@ class Store:
 
     # erasure
 
-    def erase(self, user_ids: Sequence[str], *, at: int | None = None, pending: bool = False) -> Erased:
-        """Delete everything about these users, in one transaction; nothing of the time before `at` (µs; None: now) is taken in again.
+    def erase(
+        self,
+        user_ids: Sequence[str],
+        *,
+        at: int | None = None,
+        clock: Callable[[], int] | None = None,
+        pending: bool = False,
+    ) -> Erased:
+        """Delete everything about these users, in one transaction; nothing of the time before `at` is taken in again.
 
-        `pending`: the files of the workspace are not erased yet; `pending_erasures` names the users until they are.
+        `at`: µs; None: the moment by `clock` (None: real time) when all is deleted, since who asked while this waited or went on has seen what was
+        there. `pending`: the files of the workspace are not erased yet; `pending_erasures` names the users until they are.
         """
+
+        def moment() -> int:
+            return (clock or self._wall)() if at is None else at
+
         with self.writing() as connection:
-            now = self._wall()
-            erased = erase(connection, user_ids, now=now, at=now if at is None else at, pending=pending)
+            erased = erase(connection, user_ids, now=self._wall(), at=moment, pending=pending)
         overwrite_deleted(self._engine, [METADATA.tables[name] for name in erased.removed])
         return erased
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from made_policy import DAY, MONDAY, NOW, policy, run, user
 
@@ -21,7 +23,7 @@ from clm_ray.decide.record import effects
 from clm_ray.errors import ConfigError, StoreError
 from clm_ray.store.audit import verify
 from clm_ray.store.contacts import put_channel_consents
-from clm_ray.store.records import RetentionDecision, UserOverlay
+from clm_ray.store.records import Override, RetentionDecision, UserOverlay
 from clm_ray.store.store import Store
 
 ALWAYS = policy(floor=0.0, uniform_share=0.0, temperature=1e-3)
@@ -45,6 +47,26 @@ def test_the_kill_switch_counts_from_the_next_request_on_and_stops_what_was_deci
     assert run(store, [user("w")], config=ALWAYS, now=NOW + 2)[0].action == "coupon"
     assert replay(fresh, config=ALWAYS).probabilities == {"none": 1.0}
     assert [kind for kind in kinds(store) if kind.startswith("set_")] == ["set_kill_switch"] * 2
+
+
+def test_who_is_erased_while_actions_are_withdrawn_costs_nobody_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {made.action for made in run(store, [user("u"), user("v")], config=ALWAYS)} == {"coupon"}
+    set_kill_switch(store, on=True, by="ann", reason="wrong prices", now=NOW + 1)
+    override = store.override
+
+    def erased_meanwhile(action_ids: Sequence[str], *, by: Override) -> list[RetentionDecision]:
+        store.erase(["u"], at=NOW + 2)
+        return override(action_ids, by=by)
+
+    monkeypatch.setattr(store, "override", erased_meanwhile)
+    gone, stopped = run(store, [user("u"), user("v")], config=ALWAYS, now=NOW + 1)
+    assert [(one.in_force, one.overrides[0].rule) for one in (gone, stopped)] == [
+        ("none", "erasure"),
+        ("none", "kill_switch"),
+    ]
+    assert list(store.decisions_of([("u", gone.epoch), ("v", gone.epoch)])) == [("v", gone.epoch)]
 
 
 def test_a_stopped_action_falls_back_to_none_until_somebody_sets_it_free(store: Store) -> None:

@@ -21,7 +21,15 @@ from clm_ray.store.erase import OF_USERS
 from clm_ray.store.export import START
 from clm_ray.store.history import empty_history, merge
 from clm_ray.store.ledger import MICROS
-from clm_ray.store.records import Reservation, RetentionDecision, ServedSlate, ShadowSlate, StoredEvent, UserOverlay
+from clm_ray.store.records import (
+    Override,
+    Reservation,
+    RetentionDecision,
+    ServedSlate,
+    ShadowSlate,
+    StoredEvent,
+    UserOverlay,
+)
 from clm_ray.store.shadow import log_shadows
 from clm_ray.store.store import Store, open_store
 
@@ -283,6 +291,26 @@ def test_a_slate_that_comes_in_during_an_erasure_does_not_break_it(
         assert logged.result() == set()
     found = {} if time < 100 else {late.decision_id: replace(late, action_id=None)}
     assert store.slates_of([late.decision_id]) == found
+
+
+def test_an_erasure_is_of_the_moment_when_all_is_deleted(store: Store) -> None:
+    """Who asks while it waits for others, or goes on, has still seen what was there."""
+    now = [100]
+
+    def later() -> None:
+        now[0] = 200
+
+    with meanwhile("DELETE FROM kept_answers", later):
+        assert store.erase(["ann"], clock=lambda: now[0]).at == 200
+    assert store.append_events([StoredEvent("e", "ann", "click", 199)], received_at=200) == ["erased"]
+    assert store.erase(["ann"], at=300).at == 300
+
+
+def test_a_decision_that_is_gone_is_not_overridden_and_costs_nobody_else(store: Store, decision: Decide) -> None:
+    ann, bob = store.book([decision(user_id=user) for user in ("ann", "bob")])
+    store.erase(["ann"], at=100)
+    left = store.override([ann.action_id, bob.action_id], by=Override("none", "consent", 101))
+    assert left == [replace(bob, overrides=(Override("none", "consent", 101),))]
 
 
 def test_an_error_does_not_tell_what_was_to_be_written(store: Store) -> None:
