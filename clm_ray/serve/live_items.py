@@ -67,15 +67,24 @@ class LiveItems(Generic[R]):
         return self._timer() - self._looked >= every_s
 
     def get(self, *, every_s: float = EVERY_S) -> R:
-        """The release as it is now; asks the store where it was last asked `every_s` or more ago."""
-        if self.due(every_s=every_s):
-            with self._lock:
+        """The release as it is now; asks the store where it was last asked `every_s` or more ago. Who asks about once a second (`EVERY_S`) does not wait
+        for somebody else who is asking."""
+        if self.due(every_s=every_s) and self._lock.acquire(blocking=every_s < EVERY_S):
+            try:
                 if self.due(every_s=every_s):
                     self._look()
+            finally:
+                self._lock.release()
         return self.current
 
     def _look(self) -> None:
         self._looked = self._timer()
+        try:
+            self._read()
+        finally:
+            self._looked = self._timer()  # a store that takes seconds is not asked again at once
+
+    def _read(self) -> None:
         try:
             found, self._mark = self._store.changed_items(release=self._release, after=self._mark)
         except StoreError as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from clm_ray.errors import StoreError
 from clm_ray.serve.catalogue import ServedCatalogue
 from clm_ray.serve.live_items import LiveItems, amended_catalogue
-from clm_ray.store.items import ChangedItem, PutItem
+from clm_ray.store.items import ChangedItem, Mark, PutItem
 from clm_ray.store.store import Store
 
 
@@ -105,3 +107,30 @@ def test_a_store_that_cannot_be_read_costs_the_news_only(
 
     monkeypatch.setattr(store, "changed_items", refuse)
     assert live.get(every_s=0.0).catalogue.row_of["new"] == 10
+
+
+def test_who_looks_by_the_clock_does_not_wait_for_who_is_looking(
+    served: ServedCatalogue, store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = replica(served, store, time)
+    put(store, "new")
+    looking, may = threading.Event(), threading.Event()
+    read, asked = store.changed_items, []
+
+    def slow(*, release: str, after: Mark) -> tuple[Sequence[ChangedItem], Mark]:
+        asked.append(1)
+        looking.set()
+        assert may.wait(60)
+        return read(release=release, after=after)
+
+    monkeypatch.setattr(store, "changed_items", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(live.get)
+        assert looking.wait(60)
+        time.seconds = 5.0
+        assert live.due()
+        assert live.get() is served, "as it was"
+        may.set()
+        assert "new" in first.result().catalogue.row_of
+    assert len(asked) == 1
+    assert not live.due(), "the look has just ended"
