@@ -18,6 +18,8 @@ NO_CATEGORY = ""
 
 
 NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+_NO_ITEM = "\0"
+"""What the id of a row begins with that is no item: no item has a control character in its id."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,18 @@ class Catalogue:
         row_Q = self.rows(items)
         return np.where(np.isin(row_Q, self.gone_G), np.int32(0), row_Q) if len(self.gone_G) else row_Q
 
+    def item(self, row: int) -> str | None:
+        """Id of the item in a row; None where there is none: the unknown item's row, one that nobody gave, one of a newer catalogue."""
+        known = 0 < row < len(self) and not self.ids[row].startswith(_NO_ITEM)
+        return self.ids[row] if known else None
+
     def amended(self, changes: Sequence[Amendment]) -> Catalogue:
         """The catalogue with these rows changed or added, each given once. A row in between that nobody gives is no item, and gone.
 
         Rows and category codes of before keep their meaning; new categories get new codes.
         """
         size = max([len(self), *(change.row + 1 for change in changes)])
-        ids = [*self.ids, *(f"\0{row}" for row in range(len(self), size))]  # no item has a control character in its id
+        ids = [*self.ids, *(f"{_NO_ITEM}{row}" for row in range(len(self), size))]
         texts = [*self.texts, *([""] * (size - len(self)))]
         gone = set(self.gone_G.tolist()) | set(range(len(self), size))
         code = {name: n for n, name in enumerate(self.categories)}

@@ -5,7 +5,7 @@ Shape letters: N events of one user, oldest first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,11 @@ class History:
     def select(self, keep_N: NDArray[np.bool_]) -> History:
         """The events where `keep_N` is true."""
         return History(self.item_N[keep_N], self.event_N[keep_N], self.value_N[keep_N], self.time_N[keep_N])
+
+    def of_first(self, items: int) -> History:
+        """The same events; items whose row is not below `items` are unknown ones (0)."""
+        newer_N = self.item_N >= items
+        return replace(self, item_N=np.where(newer_N, np.int32(0), self.item_N)) if newer_N.any() else self
 
 
 def reach_of(time_N: NDArray[np.int64], time_Q: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ It degrades and never fails: what a part cannot give in time is left out or repl
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import uuid
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ from clm_ray.serve.answers import (
 )
 from clm_ray.serve.args import TimeoutArgs
 from clm_ray.serve.asks import Ask
-from clm_ray.serve.course import STORE, Course
+from clm_ray.serve.catalogue import ServedCatalogue
+from clm_ray.serve.course import STORE, Course, cause_of
 from clm_ray.serve.hops import ANYTHING, ExplainBatch, Hops, ProfileAsk, ProfileBatch, Profiled, RankBatch, RetainBatch
 from clm_ray.serve.live_releases import LiveReleases
 from clm_ray.serve.observed import note_answers
@@ -79,11 +81,12 @@ class Answering:
                 draft.degraded.append(cast(Degraded, trouble))
                 draft.retention_reason = draft.ask.why_not or "no profile, so no decision"
         else:
+            served = self._releases.now(served.release)
             for draft, profile in zip(drafts, profiled.profiles, strict=True):
                 draft.profile = profile
                 draft.forbidden = served.forbidden(draft.ask.user_id, stage=profile.stage)
                 draft.degraded += [] if profile.events else ["no_history"]
-            await asyncio.gather(self._rank(drafts, profiled, course), self._retain(drafts, profiled, course))
+            await asyncio.gather(self._rank(drafts, profiled, course, served), self._retain(drafts, profiled, course))
             await self._explain([draft for draft in drafts if draft.ask.request.explain and draft.scored], course)
         served = self._releases.now(served.release)
         for draft in drafts:
@@ -92,17 +95,24 @@ class Answering:
         await self._log([draft for draft in drafts if draft.ask.live or draft.ask.claim], course)
         shown = [draft for draft in drafts if not draft.ask.ranks_only]
         note_answers(self._telemetry, shown, served=served, seconds=now() - course.started)
-        if self._shadow is not None:
-            self._shadow.offer(drafts)
+        self._offer(drafts, served)
         return [draft.kept or answer_of(draft, served=served, course=course, ended=now()) for draft in drafts]
+
+    def _offer(self, drafts: Sequence[Draft], served: ServedCatalogue) -> None:
+        """To the shadow, whose trouble is nobody's who asked."""
+        if self._shadow is None:
+            return
+        try:
+            self._shadow.offer(drafts, served=served)
+        except Exception as error:
+            request_ids.log("not offered to the shadow", level=logging.ERROR, cause=cause_of(error))
 
     async def _profiled(self, release: str, asks: list[ProfileAsk], course: Course) -> tuple[Profiled | None, str]:
         batch = ProfileBatch(release=release, asks=asks)
         return await course.within("profiler", lambda: self._hops.profile(batch), self._timeouts.profiler_s)
 
-    async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
-        """Give each draft its slate; where that fails it has none."""
-        served = self._releases.now(drafts[0].ask.served.release)
+    async def _rank(self, drafts: Sequence[Draft], profiled: Profiled, course: Course, served: ServedCatalogue) -> None:
+        """Give each draft its slate; where that fails it has none. `served`: by which it was told what is forbidden."""
         batch = RankBatch(
             release=served.release,
             states=profiled.states,
@@ -115,11 +125,14 @@ class Answering:
         ranked, trouble = await course.within("ranker", lambda: self._hops.rank(batch), self._timeouts.ranker_s)
         if ranked and max(one.row_K.max(initial=0) for one in ranked) >= len(served.catalogue):
             await self._releases.look(every_s=0.0)  # the ranker knows of an item that is newer than our last look
+        now = self._releases.now(served.release)
         for place, draft in enumerate(drafts):
             if ranked is None:
                 draft.degraded.append(cast(Degraded, trouble))
-            else:
-                draft.ranked = offered(ranked[place], served=self._releases.now(served.release))
+                continue
+            if now is not served:  # rules about items speak of the new ones too
+                draft.forbidden = now.forbidden(draft.ask.user_id, stage=draft.profile.stage if draft.profile else None)
+            draft.ranked = offered(ranked[place], served=now, forbidden=draft.forbidden)
 
     async def _retain(self, drafts: Sequence[Draft], profiled: Profiled, course: Course) -> None:
         """Give each live draft its retention decision; where that fails there is none."""

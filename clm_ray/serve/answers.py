@@ -85,14 +85,16 @@ def popular_slate(draft: Draft, *, served: ServedCatalogue) -> Ranked:
     return Ranked(row_K, np.full(len(row_K), np.nan, np.float32))
 
 
-def offered(ranked: Ranked, *, served: ServedCatalogue) -> Ranked:
-    """The slate without what was taken out since the ranker last looked."""
-    gone_G = served.catalogue.gone_G
-    stays_K = ~np.isin(ranked.row_K, gone_G)
+def offered(ranked: Ranked, *, served: ServedCatalogue, forbidden: Forbidden) -> Ranked:
+    """The slate without what was taken out since the ranker last looked, what is newer than the catalogue here, and what may not be shown."""
+    row_K = ranked.row_K
+    stays_K = (row_K < len(served.catalogue)) & ~np.isin(row_K, served.catalogue.gone_G)
+    if len(forbidden.row_F):
+        stays_K &= ~np.isin(row_K, forbidden.row_F)
     if stays_K.all():
         return ranked
     brought_K = None if ranked.brought_K is None else ranked.brought_K[stays_K]
-    return Ranked(ranked.row_K[stays_K], ranked.probability_K[stays_K], ranked.shaping, brought_K)
+    return Ranked(row_K[stays_K], ranked.probability_K[stays_K], ranked.shaping, brought_K)
 
 
 def candidates_of(draft: Draft, *, served: ServedCatalogue) -> NDArray[np.int32] | None:
@@ -221,7 +223,7 @@ def reasons_of(explained: Explained, place: int, time: int, served: ServedCatalo
         Reason(
             text=_in_words(moved, probability, time, served),
             event_type=moved.event_type,
-            item_id=served.catalogue.ids[moved.row] if moved.row else None,
+            item_id=served.catalogue.item(moved.row),
             time=moved.time,
             effect=moved.effect,
         )
@@ -231,7 +233,7 @@ def reasons_of(explained: Explained, place: int, time: int, served: ServedCatalo
 
 def _in_words(moved: Moved, probability: float, time: int, served: ServedCatalogue) -> str:
     what = moved.event_type
-    if moved.row:
+    if served.catalogue.item(moved.row) is not None:
         text = served.catalogue.texts[moved.row]
         what += f" of “{text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + '…'}”"
     days = (time - moved.time) / DAY_US

@@ -133,10 +133,10 @@ def _wish(request: RankRequest, served: ServedCatalogue) -> Wish:
     said = request.filters
     if said is None:
         return ANYTHING if request.diversity is None else Wish(diversity=request.diversity)
-    rows = served.catalogue.rows
+    catalogue = served.catalogue
     return Wish(
-        allow=None if said.allow is None else rows(said.allow),
-        deny=rows(said.deny),
+        allow=None if said.allow is None else catalogue.offered(said.allow),
+        deny=catalogue.rows(said.deny),
         categories=None if said.categories is None else tuple(said.categories),
         flags=tuple(said.flags),
         without_categories=tuple(said.without_categories),

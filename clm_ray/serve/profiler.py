@@ -11,7 +11,7 @@ import asyncio
 import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -119,8 +119,9 @@ class Profiler:
         return await asyncio.get_running_loop().run_in_executor(self._explainer, self._explain, batch, stored)
 
     def _explain(self, batch: ExplainBatch, stored: dict[str, StoredHistory]) -> list[Explained]:
-        scorer = self._releases.get(batch.release).scorer
-        requests = _requests(batch.asks, _histories(batch.asks, stored, scorer), scorer)
+        release, asks = self._of(batch)
+        scorer = release.scorer
+        requests = _requests(asks, _histories(asks, stored, scorer), scorer)
         return [_explained(scorer, request, rows) for request, rows in zip(requests, batch.rows, strict=True)]
 
     def _read(
@@ -131,10 +132,19 @@ class Profiler:
         known: dict[str, KnownUser],
         stored: dict[str, StoredHistory],
     ) -> Profiled:
-        release = self._releases.get(batch.release)
+        release, asks = self._of(batch)
         fresh = read(stored, marks, release.scorer)
         self._known.keep(batch.release, fresh)
-        return _profiled(batch.asks, known | fresh, release)
+        return _profiled(asks, known | fresh, release)
+
+    def _of(self, batch: ProfileBatch | ExplainBatch) -> tuple[ProfilerRelease, list[ProfileAsk]]:
+        """The release, and the asks in its rows. Where the gateway knows of an item that is newer than our last look at the store, we look at once."""
+        release = self._releases.get(batch.release)
+        named = [ask.recent.item_N for ask in batch.asks] + (batch.rows if isinstance(batch, ExplainBatch) else [])
+        if any(rows.max(initial=0) >= len(release.scorer.items) for rows in named):
+            release = self._releases.get(batch.release, every_s=0.0)
+        items = len(release.scorer.items)
+        return release, [replace(ask, recent=ask.recent.of_first(items)) for ask in batch.asks]
 
 
 def _profiled(asks: Sequence[ProfileAsk], users: Mapping[str, KnownUser], release: ProfilerRelease) -> Profiled:

@@ -72,10 +72,10 @@ class Ranker:
         return await asyncio.get_running_loop().run_in_executor(self._model, self._rank, batch)
 
     def _rank(self, batch: RankBatch) -> list[Ranked]:
-        release = self._releases.get(batch.release)
-        if _news(release.scorer, batch):
+        release, states = self._releases.get(batch.release), states_of(batch.states)
+        if _news(release.scorer, batch, states):
             release = self._releases.get(batch.release, every_s=0.0)
-        states = states_of(batch.states)
+            states = [_known(state, items=len(release.scorer.items)) for state in states]
         wishes = batch.wishes or [ANYTHING] * len(states)
         rows = _candidates(release, states, batch, wishes)
         scores = release.scorer.click_logits(states, rows)
@@ -173,13 +173,19 @@ def _shares(release: RankerRelease, given: Candidates, strategy: StageStrategy, 
     return shares
 
 
-def _news(scorer: Scorer, batch: RankBatch) -> bool:
-    """Whether the gateway knows of an item that is newer than our last look at the store."""
-    given = [rows for rows in batch.rows if rows is not None]
-    if any(rows.max(initial=0) >= len(scorer.items) for rows in given):
+def _news(scorer: Scorer, batch: RankBatch, states: Sequence[UserState]) -> bool:
+    """Whether gateway or profiler knows of an item that is newer than our last look at the store."""
+    offered = [rows for rows in (*batch.rows, *(wish.allow for wish in batch.wishes)) if rows is not None]
+    named = [*offered, *(wish.deny for wish in batch.wishes), *(state.history.item_N for state in states)]
+    if any(rows.max(initial=0) >= len(scorer.items) for rows in named):
         return True
     gone_G = scorer.items.gone_G
-    return len(gone_G) > 0 and any(np.isin(rows, gone_G).any() for rows in given)
+    return len(gone_G) > 0 and any(np.isin(rows, gone_G).any() for rows in offered)
+
+
+def _known(state: UserState, *, items: int) -> UserState:
+    """The state of who has had to do with items that are not here either: to us they are unknown."""
+    return replace(state, history=state.history.of_first(items))
 
 
 def _probability(logit: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -228,7 +234,10 @@ def _candidates(
         ]
         found = scorer.retrieve([states[place] for place in missing], count=count, allowed=may)
         retrieved = dict(zip(missing, found, strict=True))
-    every = [retrieved[place] if rows is None else rows for place, rows in enumerate(batch.rows)]
+    size = len(
+        scorer.items
+    )  # a candidate that is newer, and that the store did not tell us of, costs itself and nobody else
+    every = [retrieved[place] if rows is None else rows[rows < size] for place, rows in enumerate(batch.rows)]
     return [
         rows[~np.isin(rows, own_items(state.history, vocabulary=scorer.vocabulary))] if wish.without_chosen else rows
         for rows, state, wish in zip(every, states, wishes, strict=True)

@@ -65,15 +65,15 @@ class ShadowLine:
         self._waiting: deque[ShadowAsk] = deque()
         self._draining: asyncio.Task[None] | None = None
 
-    def offer(self, drafts: Sequence[Draft]) -> None:
-        """Take what fits of the answers that were logged; never waits."""
+    def offer(self, drafts: Sequence[Draft], *, served: ServedCatalogue) -> None:
+        """Take what fits of the answers that were logged; never waits. `served`: the release that answered, with its items as they are now."""
         for draft in drafts:
             if draft.decision_id is None:
                 continue
             if len(self._waiting) >= self._max_waiting:
                 self._telemetry.count(measures.SHADOW, self._release, "dropped")
                 continue
-            self._waiting.append(_shadow_ask(draft, draft.decision_id))
+            self._waiting.append(_shadow_ask(draft, draft.decision_id, served))
         if self._waiting and self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
@@ -152,8 +152,8 @@ class Shadow:
         )
 
 
-def _shadow_ask(draft: Draft, decision_id: str) -> ShadowAsk:
-    served, recent, given = draft.ask.served, draft.ask.recent, draft.ask.row_C
+def _shadow_ask(draft: Draft, decision_id: str, served: ServedCatalogue) -> ShadowAsk:
+    recent, given = draft.ask.recent, draft.ask.row_C
     ids = served.catalogue.ids
     return ShadowAsk(
         decision_id=decision_id,

@@ -125,9 +125,9 @@ class Shelf:
         may_I = ~self.excluded_I & (self.from_I <= time) & (time < self.until_I)
         if wish.allow is not None:
             listed_I = np.zeros(len(may_I), bool)
-            listed_I[wish.allow] = True
+            listed_I[wish.allow[wish.allow < len(may_I)]] = True  # rows of a newer catalogue are not here
             may_I &= listed_I
-        may_I[wish.deny] = False
+        may_I[wish.deny[wish.deny < len(may_I)]] = False
         if wish.categories is not None:
             may_I &= self.in_categories(wish.categories)
         if wish.flags:

@@ -35,6 +35,7 @@ def test_rows_are_changed_added_and_taken_out() -> None:
     assert amended.offered(["a", "b", "c", "e", "nope"]).tolist() == [1, 2, 0, 5, 0]
     assert amended.rows(["c"]).tolist() == [3], "histories still speak of it"
     assert amended.gone_G.tolist() == [3, 4], "a row that nobody gave is no item"
+    assert [amended.item(row) for row in (0, 2, 3, 4, 5, 6)] == [None, "b", "c", None, "e", None]
     assert BASE.texts[2] == "text b"
 
 
