@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from clm_ray.errors import OverloadedError
@@ -29,12 +29,15 @@ class Coalescer(Generic[Q, A]):
         wait_s: float,
         in_flight: int,
         max_waiting: int,
+        alike: Callable[[Q], Hashable] | None = None,
     ) -> None:
-        """`send` answers a batch in its order. `wait_s`: how long the first request of a batch waits for others while another batch is on its way."""
+        """`send` answers a batch in its order. `wait_s`: how long the first request of a batch waits for others while another batch is on its way.
+        `alike`: only requests of which it says the same, when the batch sets out, share one; None: all may."""
         self._send = send
         self._max_batch = max_batch
         self._wait_s = wait_s
         self._in_flight = in_flight
+        self._alike = alike
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -69,16 +72,27 @@ class Coalescer(Generic[Q, A]):
 
     def _fire(self) -> None:
         self._timer = None
-        batch: list[tuple[Q, asyncio.Future[A]]] = []
-        while self._waiting and len(batch) < self._max_batch:
-            entry = self._waiting.popleft()
-            if not entry[1].done():  # a caller who went away is not served
-                batch.append(entry)
+        batch = self._next()
         if batch:
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._finished)
         self._arm()
+
+    def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        """The request that waits longest and those that are like it; the others wait on, in their order."""
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
+        others: list[tuple[Q, asyncio.Future[A]]] = []
+        wanted: Hashable = None
+        while self._waiting and len(batch) < self._max_batch:
+            entry = self._waiting.popleft()
+            if entry[1].done():  # a caller who went away is not served
+                continue
+            kind = None if self._alike is None else self._alike(entry[0])
+            wanted = wanted if batch else kind
+            (batch if kind == wanted else others).append(entry)
+        self._waiting.extendleft(reversed(others))
+        return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

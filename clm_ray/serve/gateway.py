@@ -103,7 +103,7 @@ class Gateway:
         self._answering = Answering(
             releases=self._releases, store=store, hops=hops, timeouts=timeouts, telemetry=self.telemetry, shadow=shadow
         )
-        self._lanes: dict[tuple[str, int], Coalescer[Ask, Recommendation]] = {}
+        self._lanes: dict[tuple[str, int, bool], Coalescer[Ask, Recommendation]] = {}
         self._profiles = {
             name: _coalescer(partial(self._answering.profile, name), coalesce) for name in self._releases.names
         }
@@ -113,9 +113,9 @@ class Gateway:
 
         Raises RequestError (4xx), OverloadedError, ConflictError.
         """
-        ask = await self._read(request)
+        ask = await self._read_or_error(request)
         if key is None:
-            return await self._submit(ask)
+            return await self._submit_or_error(ask)
         (outcome,) = await self._once.run([ask], key=key, body=request, answer=self._submit)
         if isinstance(outcome, ClmError):
             raise outcome
@@ -165,10 +165,13 @@ class Gateway:
         return await self._submit(ask)
 
     async def _submit(self, ask: Ask) -> Recommendation:
-        """Requests share batches with those whose deadline is of like length, so that nobody waits for, or is cut short by, somebody else's."""
-        lane = ask.served.release, (ask.request.deadline_ms or 0).bit_length()
+        """Requests share batches with those whose deadline is of like length, and of which as much is left, so that nobody waits for, or is cut short by,
+        somebody else's. Reasons take long: who asks for them waits with others who do."""
+        deadline = ask.request.deadline_ms
+        lane = ask.served.release, (deadline or 0).bit_length(), ask.request.explain
         if lane not in self._lanes:
-            self._lanes[lane] = _coalescer(self._answering.recommend, self._coalesce)
+            alike = None if deadline is None else _time_left
+            self._lanes[lane] = _coalescer(self._answering.recommend, self._coalesce, alike=alike)
         return await self._lanes[lane].submit(ask)
 
     async def profile(self, user_id: str, *, as_of: int | None) -> UserProfile:
@@ -241,11 +244,20 @@ class Gateway:
             return False, cause_of(error)
 
 
-def _coalescer(send: Callable[[list[Q]], Awaitable[list[A]]], how: CoalesceArgs) -> Coalescer[Q, A]:
+def _time_left(ask: Ask) -> int:
+    """The same for asks of whose deadlines, now, as much is left within a factor of two; 0 where nothing is."""
+    assert ask.until is not None, "it has a deadline"
+    return max(round(1000 * (ask.until - asyncio.get_running_loop().time())), 0).bit_length()
+
+
+def _coalescer(
+    send: Callable[[list[Q]], Awaitable[list[A]]], how: CoalesceArgs, *, alike: Callable[[Q], int] | None = None
+) -> Coalescer[Q, A]:
     return Coalescer(
         send,
         max_batch=how.max_batch,
         wait_s=how.wait_ms / 1000,
         in_flight=how.in_flight,
         max_waiting=how.max_waiting,
+        alike=alike,
     )

@@ -120,3 +120,20 @@ def test_a_caller_who_went_away_is_not_served() -> None:
 
     asyncio.run(run())
     assert batches == [[1], [3]]
+
+
+def test_only_requests_that_are_alike_travel_together_and_nobody_is_overtaken_by_their_like() -> None:
+    batches: list[list[int]] = []
+
+    async def run() -> list[int]:
+        async def send(batch: list[int]) -> list[int]:
+            batches.append(batch)
+            return batch
+
+        collected = Coalescer(
+            send, max_batch=3, wait_s=0.0, in_flight=1, max_waiting=100, alike=lambda number: number % 2
+        )
+        return await asyncio.gather(*(collected.submit(n) for n in (1, 2, 3, 4, 5, 7, 6, 9)))
+
+    assert asyncio.run(run()) == [1, 2, 3, 4, 5, 7, 6, 9]
+    assert batches == [[1, 3], [2, 4, 6], [5, 7, 9]], "the first sets out once three wait"
