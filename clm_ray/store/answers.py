@@ -100,6 +100,16 @@ def _rows(connection: Connection, claims: Sequence[Claim]) -> dict[str, Row[Any]
     return found
 
 
+def kept(connection: Connection, keys: Sequence[str], *, body: str, now: int) -> dict[str, str]:
+    """The answers that are kept under these keys for this body, by key; `now` (µs): less those that have expired."""
+    of = KEPT_ANSWERS.c
+    found: dict[str, str] = {}
+    for part in chunks(keys):
+        mine = select(of.key, of.answer).where(of.key.in_(part), of.body == body, of.expires_at > now)
+        found.update((row.key, row.answer) for row in connection.execute(mine.where(of.answer.is_not(None))))
+    return found
+
+
 def keep(connection: Connection, answers: Sequence[Kept]) -> set[str]:
     """Keep each answer whose claim still holds; the keys of the others."""
     lost = set()

@@ -222,6 +222,11 @@ class Store:
         """What can be done for each request with a key, in order. See `store.answers`."""
         return self.write(lambda c, _: answers.claim(c, claims, now=now))
 
+    def kept_answers(self, keys: Sequence[str], *, body: str, now: int) -> dict[str, str]:
+        """The answers that are kept under these keys for this body, by key."""
+        with self.reading() as connection:
+            return answers.kept(connection, keys, body=body, now=now)
+
     def release_answers(self, tokens: Sequence[str]) -> None:
         """Give back the claims of these attempts that came to nothing."""
         if tokens:

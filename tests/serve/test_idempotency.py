@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -129,3 +131,87 @@ def test_an_anonymous_answer_is_repeated_too(http: TestClient, store: Store) -> 
 @pytest.mark.parametrize("key", ["", "k" * 201])
 def test_keys_are_bounded(http: TestClient, key: str) -> None:
     assert ask(http, key).status_code == 422
+
+
+def test_an_answer_is_repeated_when_its_request_is_no_longer_valid(http: TestClient, store: Store) -> None:
+    first = ask(http, "k", candidates=["i9", "i2"])
+    requests = [{"user_id": "u", "candidates": ["i9"]}, {"user_id": "v"}, {"user_id": "w", "candidates": ["nope"]}]
+    together = [{"requests": requests}, {"Idempotency-Key": "b"}]
+    batch = http.post("/v1/recommend/batch", json=together[0], headers=together[1])
+    assert [one["status"] for one in batch.json()["results"]] == [200, 200, 422]
+    assert http.delete("/v1/items/i9").status_code == 200
+    assert ask(http, "k", candidates=["i9", "i2"]).content == first.content
+    assert http.post("/v1/recommend/batch", json=together[0], headers=together[1]).content == batch.content
+    assert slates(store) == 3
+    for other in (ask(http, "another", candidates=["i9", "i2"]), ask(http, "k", candidates=["i9"])):
+        assert (other.status_code, other.json()["field"]) == (422, "candidates[0]")
+
+
+def test_a_refusal_stands_where_the_store_cannot_say_more(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise StoreError("gone")
+
+    monkeypatch.setattr(store, "kept_answers", refuse)
+    assert ask(http, "k", candidates=["nope"]).status_code == 422
+
+
+class Held:
+    """A call of the store that goes on once it may."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.may, self.over = threading.Event(), threading.Event()
+        self._call = call
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        assert self.may.wait(60)
+        try:
+            return self._call(*args, **more)
+        finally:
+            self.over.set()
+
+
+@pytest.fixture
+def hold(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Held]]:
+    """Holds a method of the store until the test says so, or is over."""
+    held: list[Held] = []
+
+    def hold(method: str) -> Held:
+        held.append(Held(getattr(store, method)))
+        monkeypatch.setattr(store, method, held[-1])
+        return held[-1]
+
+    yield hold
+    for one in held:
+        one.may.set()
+
+
+def test_who_could_not_be_logged_does_not_wait_until_the_key_is_given_back(
+    http: TestClient, store: Store, hold: Callable[[str], Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+
+        def refuse(*_args: object, **_more: object) -> None:
+            raise StoreError("disk full")
+
+        broken.setattr(store, "log_slates", refuse)
+        held = hold("release_answers")
+        assert ask(http, "k").json()["degraded"] == ["slate_not_logged"]
+        assert not held.over.is_set()
+        broken.setattr(store, "release_answers", refuse)
+        assert ask(http, "k2").status_code == 200, "the store refuses to take the key back"
+    held.may.set()
+    assert ask(http, "k").json()["degraded"] == []
+
+
+def test_a_claim_that_is_late_is_refused_within_the_deadline_and_given_back(
+    http: TestClient, hold: Callable[[str], Held]
+) -> None:
+    held = hold("claim_answers")
+    response = ask(http, "k", deadline_ms=50)
+    assert (response.status_code, response.json()["field"]) == (503, "Idempotency-Key")
+    assert response.headers["Retry-After"] == "1"
+    held.may.set()
+    assert held.over.wait(60)
+    assert ask(http, "k", deadline_ms=50_000).json()["degraded"] == []
