@@ -35,12 +35,15 @@ class Encoder:
         self._open = open_encoder
         self._encoders: dict[str, ItemEncoder] = {}
         self._lock = threading.Lock()
+        self._tried = threading.Event()
         self._stopped = threading.Event()
         self._told: str | None = None
 
     async def loaded(self) -> str:
-        """The release this replica was started with; what waited for it has its vectors, where that is possible."""
-        await asyncio.to_thread(self._try)
+        """The release this replica was started with. Until everything that waited then has been tried once it answers when that is done; later on it
+        answers at once, whatever is being encoded."""
+        if not self._tried.is_set():
+            await asyncio.to_thread(self._try)
         return self._releases[0]
 
     async def encode(self) -> int:
@@ -93,3 +96,4 @@ class Encoder:
             if self._told != error.problem:
                 request_ids.log("items not encoded", level=logging.ERROR, problem=error.problem, fix=error.fix)
             self._told = error.problem
+        self._tried.set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -62,3 +64,27 @@ def test_a_release_without_a_text_tower_says_so_and_is_ready_all_the_same(store:
         asyncio.run(encoder.encode())
     assert asyncio.run(encoder.loaded()) == "r1"
     assert vectors(store, "r1") == {}
+
+
+def test_what_is_encoded_later_does_not_make_it_unready(store: Store) -> None:
+    encoding, may = threading.Event(), threading.Event()
+
+    class Slow(Lengths):
+        def encode(self, items: Sequence[NewItem]) -> NDArray[np.float32]:
+            encoding.set()
+            assert may.wait(60)
+            return super().encode(items)
+
+    encoder = Encoder(releases=("r1",), store=store, open_encoder=lambda _: Slow())  # type: ignore[arg-type, return-value]
+    assert asyncio.run(encoder.loaded()) == "r1"
+    put(store, "a")
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(encoder.encode_waiting)
+        assert encoding.wait(60)
+        ready = pool.submit(lambda: asyncio.run(encoder.loaded()))
+        try:
+            assert ready.result(timeout=30) == "r1"
+            assert not busy.done()
+        finally:
+            may.set()
+    assert vectors(store, "r1") == {"a": 9.0}
