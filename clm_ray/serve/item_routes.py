@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Path, Query, Response
 
-from clm_ray.messages import Problem
+from clm_ray.messages import NO_CONTROL_CHARACTERS, Problem
 from clm_ray.messages.items import MAX_ITEMS, ItemDeleted, ItemPage, ItemsAnswer, ItemsRequest
 from clm_ray.serve.items import Items
 from clm_ray.serve.routes import json_of
 
-Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before")]
+Cursor = Annotated[
+    str | None, Query(max_length=200, pattern=NO_CONTROL_CHARACTERS, description="`next` of the page before")
+]
+ItemId = Annotated[str, Path(min_length=1, max_length=200, pattern=NO_CONTROL_CHARACTERS)]
 Limit = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="Items of a page")]
 
 
@@ -33,5 +36,5 @@ def add_item_routes(app: FastAPI, items: Items) -> None:
         summary="Offer an item no longer",
         tags=["items"],
     )
-    async def delete(item_id: str) -> Response:
+    async def delete(item_id: ItemId) -> Response:
         return json_of(await items.delete(item_id))

@@ -11,6 +11,7 @@ from serve_fakes import NOW, Parts
 from clm_ray.errors import ReleaseError
 from clm_ray.messages import Recommendation
 from clm_ray.messages.items import ItemPage, ItemsAnswer
+from clm_ray.store.store import Store
 
 
 def put(http: TestClient, *items: dict[str, Any]) -> ItemsAnswer:
@@ -130,3 +131,27 @@ def test_what_is_no_item_is_refused_and_nothing_kept(http: TestClient, item: dic
     twice = http.put("/v1/items", json={"items": [{"item_id": "a"}, {"item_id": "a"}]})
     assert twice.json()["field"] == "items[1].item_id"
     assert http.get("/v1/items").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("DELETE", "/v1/items/%00", "item_id"),
+        ("DELETE", "/v1/items/a%1Fb", "item_id"),
+        ("DELETE", f"/v1/items/{'a' * 201}", "item_id"),
+        ("GET", "/v1/items?cursor=%00", "cursor"),
+        ("GET", "/v1/items?cursor=a%7F", "cursor"),
+    ],
+)
+def test_what_can_be_no_id_does_not_reach_the_store(
+    http: TestClient, store: Store, method: str, path: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the store was asked")
+
+    monkeypatch.setattr(store, "known_items", never)
+    monkeypatch.setattr(store, "item_page", never)
+    response = http.request(method, path)
+    problem = response.json()
+    assert (response.status_code, problem["field"]) == (422, field)
+    assert problem["fix"]
