@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class CrossEncoder(nn.Module):
         super().__init__()
         encoder, self.tokenizer = load_pretrained(config)
         self.encoder: Any = encoder
-        self.head = nn.Linear(encoder.config.hidden_size, 1)
+        self.head = nn.Linear(cast(Any, encoder).config.hidden_size, 1)
 
     def forward(self, batch: Sequence[Pair]) -> torch.Tensor:
         """Logits [P]."""

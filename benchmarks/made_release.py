@@ -68,7 +68,7 @@ def _every(names: tuple[str, ...]) -> Selection:
 
 def _tables(folder: Path, ids: list[str], *, users: int, rng: np.random.Generator) -> None:
     shelf_I = rng.integers(_SHELVES, size=len(ids)).tolist()
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "item_id": item,
             "text": f"product {item}" if item else "",
@@ -77,13 +77,13 @@ def _tables(folder: Path, ids: list[str], *, users: int, rng: np.random.Generato
         for item, shelf in zip(ids, shelf_I, strict=True)
     ]
     pq.write_table(_table(rows, ITEMS), folder / "items.parquet")
-    people = [{"user_id": f"u{n}", "consent": True, "timezone": "UTC"} for n in range(users)]
+    people: list[dict[str, object]] = [{"user_id": f"u{n}", "consent": True, "timezone": "UTC"} for n in range(users)]
     pq.write_table(_table(people, USERS), folder / "users.parquet")
     sold = rng.zipf(1.5, size=10 * len(ids)) % (len(ids) - 1) + 1
     day = 17_400 + rng.integers(100, size=len(sold))
     once = np.ones(len(sold))
     key, where = np.unique(sold * 100_000 + day, return_inverse=True)
-    count = np.bincount(where, once)
+    count = np.bincount(where, once).astype(np.float64)
     statistics = ItemStatistics.from_daily(
         (key // 100_000).astype(np.int32), (key % 100_000).astype(np.int32), count, count, 3.0 * count
     )

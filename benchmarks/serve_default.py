@@ -41,7 +41,6 @@ web = FastAPI()
 deployment = serve.deployment(max_ongoing_requests=100)
 
 
-@deployment
 class ProfilerModel:
     """Who is this user? One user per call."""
 
@@ -56,7 +55,6 @@ class ProfilerModel:
         return await self.profiler.profile(ProfileBatch(self.release, [ask]))
 
 
-@deployment
 class RankerModel:
     """What to show? One user's candidates per call."""
 
@@ -71,7 +69,6 @@ class RankerModel:
         return (await self.ranker.rank(RankBatch(self.release, states, [rows], [k])))[0]
 
 
-@deployment
 class RetentionModel:
     """What to do to keep the user? One user per call."""
 
@@ -83,8 +80,6 @@ class RetentionModel:
         return (await self.retention.retain(RetainBatch(self.release, [facts])))[0]
 
 
-@deployment
-@serve.ingress(web)
 class Shop:
     """The front: asks the three models and logs what was shown."""
 
@@ -130,8 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": args.port})
-        parts = ProfilerModel.bind(folder, url), RankerModel.bind(folder), RetentionModel.bind(folder, url)
-        serve.run(Shop.bind(folder, url, *parts), route_prefix="/")
+        profiler, ranker, retention = map(deployment, (ProfilerModel, RankerModel, RetentionModel))
+        parts = profiler.bind(folder, url), ranker.bind(folder), retention.bind(folder, url)
+        serve.run(deployment(serve.ingress(web)(Shop)).bind(folder, url, *parts), route_prefix="/")
         print("ready", flush=True)
         sys.stdin.read()
     finally:

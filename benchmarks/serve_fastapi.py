@@ -18,7 +18,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from benchmarks.serve_ours import production_args
+from benchmarks.production import production_args
 from clm_ray.config.workspace import Workspace
 from clm_ray.model.inference import Scorer
 from clm_ray.release.read import thresholds_of

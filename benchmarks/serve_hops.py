@@ -140,7 +140,8 @@ async def _pickled(stage: Workspace, bodies: Sequence[bytes], *, size: int) -> d
 
     def way(hops: Hops) -> Hops:
         parts = {"profile": "profiler", "rank": "ranker", "retain": "retention"}
-        return replace(hops, **{name: noted(part, getattr(hops, name)) for name, part in parts.items()})
+        ways: dict[str, Any] = {name: noted(part, getattr(hops, name)) for name, part in parts.items()}
+        return replace(hops, **ways)
 
     gateway = gateway_of(stage, way=way)
     for first in range(0, len(bodies), size):

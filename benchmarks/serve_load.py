@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import cast
@@ -129,9 +130,8 @@ async def call(
     callers = []
     for n in range(connections):
         begin = n * len(requests) // connections
-        _, caller = await loop.create_connection(
-            lambda begin=begin: Caller(cycle(requests[begin:] + requests[:begin]), tally), "127.0.0.1", port
-        )
+        own = cycle(requests[begin:] + requests[:begin])
+        _, caller = await loop.create_connection(partial(Caller, own, tally), "127.0.0.1", port)
         callers.append(caller)
     await asyncio.wait([caller.closed for caller in callers], timeout=settle_s + seconds + 30)
     return tally.figures()

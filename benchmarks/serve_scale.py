@@ -48,7 +48,8 @@ def until(
     look: Callable[[], dict[str, int]] = replicas,
 ) -> float:
     """Seconds until `reached`; NaN where it is not within the time. `say` is told of every change."""
-    start, last = time.monotonic(), {}
+    start = time.monotonic()
+    last: dict[str, int] = {}
     while (now := time.monotonic() - start) < within_s:
         found = look()
         if found != last:
