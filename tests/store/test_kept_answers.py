@@ -59,6 +59,17 @@ def test_a_request_that_came_to_nothing_gives_its_key_back(store: Store) -> None
     assert status(store, claim("third", body="another")) == "kept", "an answer is not given back"
 
 
+def test_what_is_kept_can_be_read_without_a_claim(store: Store) -> None:
+    assert status(store, claim("first")) == "mine"
+    assert status(store, claim("second", key="k2")) == "mine"
+    assert store.kept_answers(["k", "k2"], body="b", now=NOW) == {}, "nobody has answered yet"
+    store.log_slates([], kept=[Kept("k", "first", "answer", None)])
+    assert store.kept_answers(["k", "k2", "k3"], body="b", now=NOW + 99) == {"k": "answer"}
+    assert (
+        store.kept_answers(["k"], body="another", now=NOW) == store.kept_answers(["k"], body="b", now=NOW + 100) == {}
+    )
+
+
 def test_answers_expire_and_go_with_their_user(store: Store) -> None:
     assert status(store, claim("first")) == "mine"
     store.log_slates([], kept=[Kept("k", "first", "answer", None)])
