@@ -32,10 +32,10 @@ def test_scripts_and_modules_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_overrides_are_keys_of_a_recipe(page: str) -> None:
-    for override in re.findall(r"--set ([a-z_]+\.[^\s`]+=[^\s`]+)", TEXTS[page]):
+    for line in TEXTS[page].splitlines():
         raw = load_recipe("complete_journey").model_dump(mode="json")
         raw["source"]["events"] = {"paths": ["log/"]}  # so that keys of the kind `files` can be overridden too
-        recipe_from(raw, overrides=[override])
+        recipe_from(raw, overrides=re.findall(r"--set ([a-z_]+\.[^\s`]+=[^\s`]+)", line))
 
 
 def test_the_file_map_lists_every_room() -> None:
