@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _run(shared, recipe, workspace, port=args.port)
     except BaseException:
         if starts_ray:
+            import ray
+
             print("taking Ray down", flush=True)
+            ray.shutdown()  # first: a driver whose Ray goes away ends at once, and could not say what was wrong
             cluster.stop()
         raise
 

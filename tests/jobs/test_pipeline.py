@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from clm_ray.config.recipe import load_recipe
 from clm_ray.config.workspace import Workspace
@@ -22,16 +23,18 @@ def test_only_a_ray_that_was_started_here_is_taken_down(
     def interrupted(*_args: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    stopped: list[bool] = []
+    done: list[str] = []
     monkeypatch.setenv("RAY_ADDRESS", "")
     monkeypatch.setattr(cluster, "address", lambda: before)
     monkeypatch.setattr(cluster, "environment", dict)
     monkeypatch.setattr(cluster, "start", lambda: "127.0.0.1:6379")
-    monkeypatch.setattr(cluster, "stop", lambda: stopped.append(True))
+    monkeypatch.setattr(cluster, "stop", lambda: done.append("Ray is stopped"))
+    monkeypatch.setattr(ray, "shutdown", lambda: done.append("the driver has left"))
     monkeypatch.setattr(pipeline, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pipeline.main(["--local", "--recipe", "complete_journey", "--root", str(tmp_path)])
-    assert stopped == ([True] if before is None else [])
+    # A driver whose Ray goes away ends at once, without a word of what was wrong.
+    assert done == (["the driver has left", "Ray is stopped"] if before is None else [])
 
 
 class FakeClient:

@@ -33,7 +33,7 @@ _FIX = "pip install 'clm-ray[demo]'"
 _ROWS_PER_BLOCK = 100_000
 _FILES = ("transactions.parquet", "campaigns.parquet", "coupon_redemptions.parquet")
 _CONTEXT = ("slot", "basket", "campaign", "campaign_type", "coupon")
-_LAST_MOMENT = pa.scalar(DAY_US - 1, pa.duration("us"))
+_LAST_MOMENT = pa.scalar((DAY_US - 1) * 1000, pa.duration("ns"))
 _WEEKS = 64
 """More than a year has weeks: the number of a slot is store × _WEEKS + week."""
 
@@ -117,7 +117,7 @@ def _redemptions(files: Mapping[str, Path]) -> dict[str, pa.ChunkedArray]:
     return {
         "user_id": redeemed["household_id"],
         "event_type": pa.repeat("coupon_redeemed", len(redeemed)),
-        "timestamp": pc.add(redeemed["redemption_date"].cast(pa.timestamp("us")), _LAST_MOMENT),
+        "timestamp": pc.add(redeemed["redemption_date"].cast(pa.timestamp("ns")), _LAST_MOMENT),
         "context.campaign": redeemed["campaign_id"],
         "context.coupon": redeemed["coupon_upc"],
     }
