@@ -105,7 +105,7 @@ def chosen_by_build(rows: Sequence[Row], recipe: Recipe) -> list[Row]:
     sample = drawn(result.test_occasions, recipe.impressions)
     return sorted(
         (row["time"] // 1_000_000, int(row["user_id"]), int(ids[item]))
-        for row in impression_rows(sample, recipe)
+        for row in impression_rows(sample)
         for item in row["item"]
         if row["kind"] == "catalogue"
     )
