@@ -26,7 +26,7 @@ from clm_ray.data.buckets import part
 from clm_ray.data.clean import CLEANED
 
 _KEPT = "kept.json"
-_FORMAT = 1
+_FORMAT = 2
 _FOLDERS = 32
 """With more folders than this the next one takes over all of them: days add up."""
 

@@ -24,7 +24,6 @@ import pickle
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from clm_ray.data.bucket import BucketBuilder
 from clm_ray.data.bucket_lives import BucketLives
 from clm_ray.data.bucket_result import BucketResult
 from clm_ray.data.buckets import bucket_of
+from clm_ray.data.code import code_digest
 from clm_ray.data.columns import map_value
 from clm_ray.data.manifest import BUILT_BY, FORMAT
 from clm_ray.features.neighbours import ItemNeighbours
@@ -72,7 +72,14 @@ class Dependencies:
     def of(builder: BucketBuilder) -> Dependencies:
         """Of the buckets that `builder` builds."""
         recipe, catalogue = builder.recipe, builder.source.catalogue
-        named = [FORMAT, clm_ray.__version__, pa.__version__, np.__version__, _code(), recipe.serve.impression_event]
+        named = [
+            FORMAT,
+            clm_ray.__version__,
+            pa.__version__,
+            np.__version__,
+            code_digest(*_ROOMS),
+            recipe.serve.impression_event,
+        ]
         known = [catalogue.ids, catalogue.categories]
         digest = hashlib.sha256(
             json.dumps([named, recipe.model_dump(mode="json", include={*BUILT_BY}), known]).encode()
@@ -260,14 +267,3 @@ def _digests(columns: Sequence[NDArray[Any]], edges: Sequence[int]) -> list[byte
         state = found.digest()
         digests.append(state)
     return digests
-
-
-@cache
-def _code() -> str:
-    """Digest of the code that results depend on: another version of it makes everything anew."""
-    package, found = Path(clm_ray.__file__).parent, hashlib.sha256()
-    for room in _ROOMS:
-        place = package / room
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(path.read_bytes())
-    return found.hexdigest()

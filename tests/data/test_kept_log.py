@@ -15,7 +15,9 @@ import ray
 from clm_ray.config.recipe import recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.data import kept
+from clm_ray.data.code import code_digest, digest_of
 from clm_ray.data.log import Log, read_log
+from clm_ray.data.sources import files as source_files
 from clm_ray.errors import QuarantineError
 
 pytestmark = pytest.mark.ray
@@ -154,3 +156,42 @@ def test_the_identity_of_a_file_is_path_size_and_time(tmp_path: Path) -> None:
     assert first == replace(place, name="other").identity()
     os.utime(place.path, ns=(1, 1))
     assert place.identity() != first
+
+
+@pytest.mark.parametrize("what", ["code", "arrow"])
+def test_rows_that_other_code_has_read_are_read_again(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = day(tmp_path / "log", 1)
+    read(tmp_path / "log", tmp_path / "workspace")
+    status = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"u0,", b"u9,"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def users() -> list[str]:
+        found: list[str] = read(tmp_path / "log", tmp_path / "workspace").users["user_id"].to_pylist()
+        return found
+
+    assert "u9" not in users(), "nothing says that the file is another one"
+    if what == "code":
+        monkeypatch.setattr(source_files, "code_digest", lambda *_names: "another")
+    else:
+        monkeypatch.setattr(pa, "__version__", f"{pa.__version__}.post1")
+    assert "u9" in users()
+    assert len(list((tmp_path / "workspace" / "log" / "events").iterdir())) == 1, "what does not count is removed"
+
+
+def test_the_digest_of_code_is_one_of_its_text(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    places = [tmp_path / "one.py", tmp_path / "room"]
+    for path in (places[0], places[1] / "two.py", places[1] / "notes.txt"):
+        path.write_text("a = 1\n")
+    first = digest_of(places)
+    (places[1] / "notes.txt").write_text("other")
+    assert digest_of(places) == first
+    for path in (places[0], places[1] / "two.py"):
+        path.write_text("a = 2\n")
+        assert digest_of(places) != first
+        path.write_text("a = 1\n")
+    assert digest_of(places) == first
+    assert code_digest("data/clean.py") == code_digest("data/clean.py") != code_digest("data/clean.py", "data/sources")

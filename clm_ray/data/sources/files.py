@@ -11,6 +11,7 @@ import ray.data
 from clm_ray.config.recipe import Recipe
 from clm_ray.config.source import EventsTableConfig
 from clm_ray.data.clean import CLEANED, CONTEXT, Rules, broken_rows, clean_rows, rules_of
+from clm_ray.data.code import code_digest
 from clm_ray.data.kept import KeptTable, open_kept
 from clm_ray.data.sources import Reading, Source
 from clm_ray.data.sources.catalogue import read_availability, read_items, read_users
@@ -19,6 +20,19 @@ from clm_ray.data.subjects import AS_THEY_ARE
 from clm_ray.errors import ConfigError
 
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "timestamp", "value", "decision_id")
+_CODE = (
+    "data/buckets.py",
+    "data/clean.py",
+    "data/duplicates.py",
+    "data/kept.py",
+    "data/normalise.py",
+    "data/sources",
+    "data/subjects.py",
+    "data/times.py",
+    "privacy.py",
+    "schema.py",
+)
+"""What decides what a row becomes."""
 
 
 def read_files(recipe: Recipe, reading: Reading) -> Source:
@@ -86,8 +100,8 @@ def _kept(
     rules: Rules,
     first_file: int,
 ) -> KeptTable | None:
-    """What an earlier call has read of these files in the same way: the same columns, rules, formats. The clock is not part of it (a log with
-    events in the future is not kept), nor are the users who were erased (theirs are removed from what is kept)."""
+    """What an earlier call has read of these files in the same way: the same columns, rules, formats, and the same code. The clock is not part of
+    it (a log with events in the future is not kept), nor are the users who were erased (theirs are removed from what is kept)."""
     if reading.keep is None:
         return None
     pseudonyms = rules.subjects.pseudonyms
@@ -96,6 +110,8 @@ def _kept(
         "format": config.format,
         "delimiter": config.delimiter,
         "pseudonyms": pseudonyms.fingerprint() if pseudonyms else None,
+        "code": code_digest(*_CODE),
+        "arrow": pa.__version__,
     }
     return open_kept(reading.keep, reading=how, files=[file.place.identity() for file in files], first_file=first_file)
 
