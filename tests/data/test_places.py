@@ -82,3 +82,25 @@ def test_a_uri_keeps_its_options_and_its_wildcards():
     assert path == "bucket/log/2024-*/[ab]/**/*.parquet"
     assert resolve_path("s3://bucket/*.parquet?region=eu-west-1")[1] == "bucket/*.parquet"
     assert resolve_path("s3://bucket/log/?region=eu-west-1")[1].rstrip("/") == "bucket/log"
+
+
+def test_a_file_is_one_however_it_is_spelled(tree):
+    spelled = f"{tree}/2024/01/../02/c.csv"
+    assert names(tree, spelled, f"{tree}/2024/02/c.csv") == ["2024/02/c.csv"]
+    assert names(tree, f"{tree}/2024/02", f"file://{tree}/2024/01/../02") == ["2024/02/c.csv"]
+    assert names(tree, spelled) == ["2024/01/../02/c.csv"]
+
+
+def test_a_link_beside_its_target_is_the_same_file(tree):
+    (tree / "2024/01/0-link.csv").symlink_to(tree / "2024/01/a.csv")
+    (tree / "2024/latest").symlink_to(tree / "2024/02", target_is_directory=True)
+    assert names(tree, f"{tree}/2024/01/*.csv", f"{tree}/2024/latest/c.csv", f"{tree}/2024/02") == [
+        "2024/01/a.csv",
+        "2024/02/c.csv",
+    ]
+    assert names(tree, f"{tree}/2024/01/0-link.csv") == ["2024/01/0-link.csv"], "alone it keeps its place"
+    (tree / "d=1").mkdir()
+    (tree / "d=1/x.csv").symlink_to(tree / "odd/part-1")
+    (tree / "d=1/y.csv").symlink_to(tree / "odd/part-1")
+    [place] = find_files([f"{tree}/d=1"], format="csv", field="f")
+    assert (place.name, place.partitions()["d"]) == ("x.csv", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Place:
 def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
     """Every file that `paths` (files, folders, globs, URIs) name, each once, sorted by path.
 
-    Of a folder, the files below it that end as `format` files do, or all where none does; hidden files ("_", ".") are left out.
+    Of a folder, the files below it that end as `format` files do, or all where none does; hidden files ("_", ".") are left out. A local file
+    is one, whatever links and spellings name it.
     Raises DataError naming the path that holds nothing or cannot be reached.
     """
     found: dict[str, fs.FileSystem] = {}
@@ -83,8 +85,20 @@ def find_files(paths: Iterable[str], *, format: str, field: str) -> list[Place]:
                 fix=f"check the path and the format; relative paths start at the working directory, here {Path.cwd()}",
             )
         found.update(dict.fromkeys(files, filesystem))
+    found = _without_links(found)
     depth = _common_depth(found)
     return [Place(found[path], path, str(PurePosixPath(*PurePosixPath(path).parts[depth:]))) for path in sorted(found)]
+
+
+def _without_links(found: dict[str, fs.FileSystem]) -> dict[str, fs.FileSystem]:
+    """Each file under one path: its own where it is among them, else the first."""
+    kept: dict[str, str] = {}
+    for path in sorted(found):
+        local = isinstance(found[path], fs.LocalFileSystem)
+        own = os.path.realpath(path) if local else path
+        if own not in kept or path == own:
+            kept[own] = path
+    return {path: found[path] for path in kept.values()}
 
 
 def _common_depth(paths: Iterable[str]) -> int:
