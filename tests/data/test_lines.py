@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
@@ -149,3 +150,26 @@ def test_compressed_streams(tmp_path):
     path.write_bytes(gzip.compress(b"a,b\n1,2\n"))
     stream = pa.input_stream(str(path))
     assert [row["a"] for row in joined(read_csv(stream, columns=["a"], delimiter=",")).rows] == ["1"]
+
+
+@pytest.fixture
+def short_fields() -> Iterator[None]:
+    """The longest field of `csv` as Python starts with it."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize("beside", [b"", b"broken\n", b'"open\n'])
+def test_a_long_field_is_read_whatever_stands_beside_it(short_fields, beside):
+    long = b"x" * 200_000
+    read = csv_lines(b"a,b\n" + long + b",2\n" + beside + b'"' + long + b'",4\n')
+    assert [(len(row["a"]), row["b"]) for row in read.rows] == [(200_000, "2"), (200_000, "4")]
+    assert len(read.broken) == bool(beside)
+
+
+def test_a_long_name_of_a_column_is_read(short_fields):
+    assert [len(name) for name in csv_header(pa.BufferReader(b"a," + b"x" * 200_000 + b"\n"), delimiter=",")] == [
+        1,
+        200_000,
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from clm_ray.data.normalise import column_of
 BLOCK_BYTES = 8 << 20
 _LONGEST_RECORD = 64
 """Lines after which a quote that is still open counts as a mistake of its own line."""
+_LONGEST_FIELD = (1 << 31) - 1
 _ABSENT = object()
 _BOM = b"\xef\xbb\xbf"
 
@@ -205,17 +206,23 @@ def _record_lines(lines: Sequence[bytes], *, delimiter: str) -> int | None:
     for count, text in enumerate(texts[1:], start=2):
         if text.count('"') % 2:
             with suppress(csv.Error):
-                return count if len(list(csv.reader(texts[:count], delimiter=delimiter, strict=True))) == 1 else 1
+                return count if len(list(_records(texts[:count], delimiter=delimiter))) == 1 else 1
             return 1
     return None
 
 
 def _stays_open(line: str, *, delimiter: str) -> bool:
     try:
-        next(csv.reader([line], delimiter=delimiter, strict=True), None)
+        next(_records([line], delimiter=delimiter), None)
     except csv.Error as error:
         return "unexpected end" in str(error)
     return False
+
+
+def _records(lines: Iterable[str], *, delimiter: str, strict: bool = True) -> Iterator[list[str]]:
+    """As Arrow reads them, which knows no longest field; that of `csv` is one for the whole process, and 131,072 characters at first."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    return csv.reader(lines, delimiter=delimiter, strict=strict)
 
 
 def _header(line: bytes, *, delimiter: str) -> list[str]:
