@@ -55,8 +55,9 @@ class TableConfig(Section):
     """CSV delimiter: one ASCII character; `\\t`, also written as these two characters, is the tab."""
     timezone: str = "UTC"
     """Zone of times without an offset (IANA name)."""
-    time_unit: Literal["auto", "s", "ms", "us"] = "auto"
-    """Unit of numeric times; `auto` decides by magnitude (and refuses what is ambiguous)."""
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of numeric times since 1970; `auto` decides by magnitude, and refuses what is ambiguous: numbers below 1e8, and 6.2e17 to 6.8e17,
+    which may be ticks of .NET (convert those: seconds = ticks / 1e7 - 62135596800)."""
 
     @field_validator("delimiter")
     @classmethod

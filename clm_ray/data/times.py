@@ -23,13 +23,16 @@ from clm_ray.data.normalise import NUMBER, as_text, flat
 from clm_ray.errors import ConfigError, SchemaError
 from clm_ray.schema import DAY_US
 
-TimeUnit = Literal["auto", "s", "ms", "us"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 
 SECOND_US = 1_000_000
 _UNIT_US = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _AUTO_FROM = {"s": 1e8, "ms": 1e11, "us": 1e14, "ns": 1e17}
 """`auto`: the unit under which the number lies between March 1973 and the year 5138. Smaller numbers fit no unit (they may
 be day numbers or counters) and are refused."""
+_TICKS = (6.2e17, 6.8e17)
+"""`auto` refuses these numbers too: as nanoseconds they lie in 1989 to 1991, as ticks of .NET (100 ns since the year 1) in 1965 to
+2155."""
 _ZONED = (-2_208_988_800 * SECOND_US, 7_258_118_400 * SECOND_US)
 """1900 to 2200: where zone rules are applied."""
 _LATEST_US = 253_402_300_800 * SECOND_US
@@ -162,8 +165,9 @@ def _numeric(column: pa.Array, *, unit: TimeUnit) -> tuple[NDArray[np.int64], ND
         return _scaled(value_N, ok_N, unit=unit)
     time_N = np.zeros(len(column), np.int64)
     known_N = np.zeros(len(column), bool)
+    clear_N = ok_N & ~((value_N >= _TICKS[0]) & (value_N <= _TICKS[1]))
     for name, start in _AUTO_FROM.items():
-        here_N = ok_N & (value_N >= start) & (value_N < start * 1e3)
+        here_N = clear_N & (value_N >= start) & (value_N < start * 1e3)
         scaled_N, fits_N = _scaled(np.where(here_N, value_N, 0), here_N, unit=name)
         time_N, known_N = np.where(fits_N, scaled_N, time_N), known_N | fits_N
     return time_N, known_N

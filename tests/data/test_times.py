@@ -180,3 +180,26 @@ def test_what_is_no_point_in_time_names_the_column(column):
 def test_unknown_zone(zone):
     with pytest.raises(ConfigError, match="time zone"):
         check_timezone(zone, field="source.events.timezone")
+
+
+TICKS = 638_502_308_430_000_000
+"""2024-05-02 07:14:03 in .NET."""
+
+
+@pytest.mark.parametrize("number", [TICKS, 620_000_000_000_000_000, 680_000_000_000_000_000])
+def test_numbers_that_may_be_ticks_of_dotnet_are_no_times_until_their_unit_is_named(number):
+    for column in (
+        pa.array([number]),
+        pa.array([float(number)]),
+        pa.array([str(number)]),
+        pa.array([number], pa.uint64()),
+    ):
+        assert parse_times(column).to_pylist() == [None]
+        assert parse_times(column, unit="ns").to_pylist() == [number // 1000]
+    beside = pa.array([619_999_999_999_999_000, 680_000_000_000_001_000])
+    assert parse_times(beside).to_pylist() == [619_999_999_999_999, 680_000_000_000_001]
+
+
+def test_ticks_converted_as_the_documentation_says():
+    moment = dt.datetime(2024, 5, 2, 7, 14, 3, tzinfo=dt.UTC)
+    assert parse_times(pa.array([TICKS // 10_000_000 - 62_135_596_800])).to_pylist() == [micros(moment)]
