@@ -91,10 +91,13 @@ def show(client: Client, recipe: Recipe, workspace: Workspace) -> None:
     if not first.items:
         print("  nothing was recommended, so there is nothing to answer")
         return
-    answer = next(name for name, kind in recipe.event_types.items() if "positive" in kind.roles or kind.positive_from)
+    answer = next(
+        name for name, kind in recipe.event_types.items() if "positive" in kind.roles or kind.positive_from is not None
+    )
     event = {"user_id": user, "event_type": answer, "item_id": first.items[0].item_id, "decision_id": first.decision_id}
     if recipe.event_types[answer].value != "none":
-        event["value"] = recipe.event_types[answer].positive_from or 1.0
+        liked_from = recipe.event_types[answer].positive_from
+        event["value"] = 1.0 if liked_from is None else liked_from
     print(f"\n=== feedback: POST /v1/events {event}")
     print(client.events([event]).model_dump_json(indent=2, exclude_none=True))
     second = client.recommend(user, k=3)

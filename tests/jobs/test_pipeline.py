@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from clm_ray.config.recipe import load_recipe
+from clm_ray.config.recipe import load_recipe, recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.messages import EventsAnswer, Recommendation, RecommendedItem
 from jobs import cluster, pipeline
@@ -90,3 +90,19 @@ def test_an_empty_slate_is_not_answered(workspace: Workspace, capsys: pytest.Cap
     pipeline.show(client, load_recipe("complete_journey"), workspace)  # type: ignore[arg-type]
     assert "nothing was recommended" in capsys.readouterr().out
     assert not client.sent
+
+
+def test_a_rating_that_is_liked_from_nought_on_is_an_answer(workspace: Workspace) -> None:
+    recipe = recipe_from(
+        {
+            "name": "likes",
+            "source": {"kind": "files", "events": {"paths": ["x"]}},
+            "event_types": {
+                "seen": {"roles": ["context", "activity"]},
+                "rating": {"roles": ["context"], "value": "rating", "positive_from": 0},
+            },
+        }
+    )
+    client = FakeClient([item("a", 0.5)], [item("b", 0.5)])
+    pipeline.show(client, recipe, workspace)  # type: ignore[arg-type]
+    assert [(event["event_type"], event["value"]) for event in client.sent] == [("rating", 0.0)]
