@@ -131,6 +131,7 @@ Reason = Literal[
     "broken line",
     "missing user_id",
     "inexact id",
+    "unreadable id",
     "unparsable time",
     "time before clean.earliest",
     "time in the future",

@@ -9,7 +9,9 @@ Shape letters: N rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 import orjson
@@ -20,15 +22,16 @@ from numpy.typing import NDArray
 from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import bucket_of
 from clm_ray.data.duplicates import DIGEST, content_digest
-from clm_ray.data.normalise import as_ids, as_numbers, as_text, map_of
+from clm_ray.data.normalise import ReadIds, as_labels, as_numbers, as_text, map_of, read_ids
 from clm_ray.data.subjects import AS_THEY_ARE, Subjects
 from clm_ray.data.times import TimeUnit, check_timezone, parse_times
-from clm_ray.errors import ConfigError
+from clm_ray.errors import ConfigError, SchemaError
 from clm_ray.schema import DAY_US, EVENTS, LARGEST_VALUE
 
 BROKEN_LINE = "broken line"
 MISSING_USER = "missing user_id"
 INEXACT_ID = "inexact id"
+UNREADABLE_ID = "unreadable id"
 UNPARSABLE_TIME = "unparsable time"
 TOO_EARLY = "time before clean.earliest"
 IN_FUTURE = "time in the future"
@@ -120,11 +123,9 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
     Raises SchemaError where a whole column has an impossible type (a list of users, a duration as time).
     """
     rows = raw.num_rows
-    event_id, _ = _ids(raw, "event_id")
-    user, user_inexact = _ids(raw, "user_id")
+    ids = [_read_ids(raw, name) for name in ("event_id", "user_id", "item_id", "decision_id")]
+    event_id, user, item, decision = (read.ids for read in ids)
     user = rules.subjects.ids(user)
-    item, item_inexact = _ids(raw, "item_id")
-    decision, _ = _ids(raw, "decision_id")
     kind = _event_types(raw, rules=rules)
     time = parse_times(_column(raw, "timestamp"), timezone=rules.timezone, unit=rules.time_unit)
     value = as_numbers(_column(raw, "value"), name="value")
@@ -132,7 +133,8 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
     time_N = pc.fill_null(time, rules.earliest_us).to_numpy(zero_copy_only=False)
     checks = (
         (ERASED, pa.array(rules.subjects.erased(user, time))),
-        (INEXACT_ID, pc.or_(user_inexact, item_inexact)),
+        (INEXACT_ID, reduce(pc.or_, (read.inexact for read in ids))),
+        (UNREADABLE_ID, reduce(pc.or_, (read.unreadable for read in ids))),
         (MISSING_USER, pc.is_null(user)),
         (UNPARSABLE_TIME, pc.is_null(time)),
         (TOO_EARLY, pa.array(time_N < rules.earliest_us)),
@@ -152,7 +154,7 @@ def clean_rows(raw: pa.Table, *, rules: Rules, file: int) -> pa.Table:
         ),
         "value": value,
         "decision_id": decision,
-        "context": _context(raw),
+        "context": _context(raw, rules=rules),
     }
     columns = _without(columns, pc.equal(reason, ERASED))
     row_N = raw.column(ROW).to_numpy()
@@ -208,8 +210,8 @@ def _column(raw: pa.Table, name: str) -> pa.ChunkedArray:
     return raw.column(name) if name in raw.column_names else pa.chunked_array([pa.nulls(raw.num_rows)])
 
 
-def _ids(raw: pa.Table, name: str) -> tuple[pa.Array, pa.Array]:
-    return as_ids(_column(raw, name), name=name)
+def _read_ids(raw: pa.Table, name: str) -> ReadIds:
+    return read_ids(_column(raw, name), name=name)
 
 
 def _event_types(raw: pa.Table, *, rules: Rules) -> pa.Array:
@@ -221,15 +223,26 @@ def _event_types(raw: pa.Table, *, rules: Rules) -> pa.Array:
     return pa.array([name if name in rules.types else None for name in meant], pa.string()).take(found.indices)
 
 
-def _context(raw: pa.Table) -> pa.Array:
+def _context(raw: pa.Table, *, rules: Rules) -> pa.Array:
     entries = {
-        name.removeprefix(f"{CONTEXT}."): as_ids(raw.column(name), name=name)[0]
+        name.removeprefix(f"{CONTEXT}."): as_labels(raw.column(name), name=name)
         for name in raw.column_names
         if name.startswith(f"{CONTEXT}.")
     }
-    if not entries and CONTEXT in raw.column_names and pa.types.is_map(raw.schema.field(CONTEXT).type):
-        return raw.column(CONTEXT).combine_chunks().cast(EVENTS.field("context").type)
-    return map_of(entries, rows=raw.num_rows)
+    if CONTEXT not in raw.column_names:
+        return map_of(entries, rows=raw.num_rows)
+    kind = raw.schema.field(CONTEXT).type
+    if pa.types.is_null(kind):
+        return pa.nulls(raw.num_rows, EVENTS.field(CONTEXT).type)
+    if pa.types.is_map(kind):
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return raw.column(CONTEXT).combine_chunks().cast(EVENTS.field(CONTEXT).type)
+    raise SchemaError(
+        "a map from names to single values is needed",
+        field=rules.names.get(CONTEXT, CONTEXT),
+        value=str(kind),
+        fix="map a column of such maps, or name the columns to keep in source.events.context_columns",
+    )
 
 
 def _one_of(kind: pa.Array, names: frozenset[str]) -> pa.Array:

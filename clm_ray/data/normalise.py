@@ -6,6 +6,8 @@ Shape letters: N rows, K columns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import orjson
@@ -16,14 +18,21 @@ from clm_ray.errors import SchemaError
 
 NUMBER = r"^[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?$"
 _ZERO_FRACTION = r"^(-?[0-9]+)\.0+$"
+_SCIENTIFIC = r"^[+-]?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$"
+"""How tools write a number of which they keep so many digits and no more."""
 _EXACT = 2.0**53
+_EXACT_IN = {pa.float16(): 2.0**11, pa.float32(): 2.0**24, pa.float64(): _EXACT}
+"""From here on different whole numbers become one."""
 _TRUE = pa.array(["true", "t", "yes", "y", "1"])
+_UUID_PARTS = (0, 8, 12, 16, 20, 32)
 
 
 def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One contiguous array, without dictionary or extension type."""
+    """One contiguous array, without dictionary or extension type; of UUIDs their canonical text."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
+    if isinstance(column.type, pa.UuidType):
+        return _uuid_text(column.storage)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
@@ -54,21 +63,47 @@ def as_text(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
 
 
 def as_ids(column: pa.Array | pa.ChunkedArray, *, name: str) -> tuple[pa.Array, pa.BooleanArray]:
-    """Identifiers as strings, and where they are inexact.
+    """Identifiers as strings, and where they are inexact (and null).
 
     Spaces around an id are dropped; an empty one is null; a whole number with a zero fraction loses it ("5.0" → "5": what
-    other tools make of an integer column with gaps). Inexact: a float of 2^53 or more, where different ids have become one.
+    other tools make of an integer column with gaps). Inexact is what went through a float in which different ids become one: floats
+    of 2^53 and more (float32: 2^24, float16: 2^11), texts of such numbers with a zero fraction, texts in scientific notation ("1.23457e+15").
     """
     column = flat(column)
+    text = as_text(column, name=name)
     if pa.types.is_floating(column.type):
         numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        inexact_N = np.isfinite(numbers) & (np.abs(numbers) >= _EXACT)
-        text = as_text(column, name=name)
+        inexact = pa.array(np.isfinite(numbers) & (np.abs(numbers) >= _EXACT_IN[column.type]))
+    elif pa.types.is_decimal(column.type):
+        inexact = pa.repeat(False, len(column))
     else:
-        inexact_N = np.zeros(len(column), bool)
-        text = _text_ids(as_text(column, name=name))
-    inexact = pa.array(inexact_N)
+        text = pc.utf8_trim_whitespace(text)
+        inexact = _inexact_texts(text)
+        text = _without_fraction(text)
     return pc.if_else(inexact, pa.scalar(None, pa.string()), text), inexact
+
+
+@dataclass(frozen=True)
+class ReadIds:
+    """A column of ids. inexact, unreadable: where something was given that is no id which could be told from others; there it is null."""
+
+    ids: pa.Array
+    inexact: pa.BooleanArray
+    unreadable: pa.BooleanArray
+
+
+def read_ids(column: pa.Array | pa.ChunkedArray, *, name: str) -> ReadIds:
+    """Ids as `as_ids` reads them, and what is wrong with those that it could not read."""
+    ids, inexact = as_ids(column, name=name)
+    lost = pc.is_null(ids)
+    if ids.null_count:
+        lost = pc.and_(lost, is_given(column, name=name))
+    return ReadIds(ids, inexact, pc.and_not(lost, inexact))
+
+
+def as_labels(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
+    """Strings as `as_ids` makes them; a label tells nobody apart, so none is inexact."""
+    return _without_fraction(pc.utf8_trim_whitespace(as_text(column, name=name)))
 
 
 def as_numbers(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
@@ -87,9 +122,9 @@ def as_numbers(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
 
 
 def as_flags(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.Array:
-    """Booleans of true/t/yes/y/1 in any case; everything else, null included, is false."""
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(as_text(column, name=name)))
-    return pc.fill_null(pc.is_in(text, value_set=_TRUE), False)
+    """Booleans of true/t/yes/y/1 (1.0) in any case; everything else, null included, is false."""
+    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(as_text(column, name=name)), _ZERO_FRACTION, r"\1")
+    return pc.fill_null(pc.is_in(pc.utf8_lower(text), value_set=_TRUE), False)
 
 
 def as_lists(column: pa.Array | pa.ChunkedArray, *, name: str, separator: str) -> list[list[str]]:
@@ -169,12 +204,42 @@ def map_of(columns: dict[str, pa.Array], *, rows: int) -> pa.MapArray:
     return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
 
 
-def _text_ids(text: pa.Array) -> pa.Array:
-    text = pc.utf8_trim_whitespace(text)
+def is_given(column: pa.Array | pa.ChunkedArray, *, name: str) -> pa.BooleanArray:
+    """Whether anything stands there: neither null, nor NaN (what other tools make of null), nor spaces alone."""
+    column = flat(column)
+    if pa.types.is_floating(column.type):
+        return pc.invert(pc.fill_null(pc.is_nan(column.cast(pa.float64())), True))
+    blank = pc.equal(pc.utf8_trim_whitespace(as_text(column, name=name)), "")
+    return pc.and_(column.is_valid(), pc.invert(pc.fill_null(blank, False)))
+
+
+def _without_fraction(text: pa.Array) -> pa.Array:
+    """Whole numbers without their zero fraction; null where nothing stands."""
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     if pc.any(pc.match_substring(text, ".")).as_py():
         text = pc.replace_substring_regex(text, _ZERO_FRACTION, r"\1")
     return text
+
+
+def _inexact_texts(text: pa.Array) -> pa.BooleanArray:
+    inexact = pa.repeat(False, len(text))
+    if pc.any(pc.match_substring(text, "+")).as_py():
+        inexact = pc.fill_null(pc.match_substring_regex(text, _SCIENTIFIC), False)
+    if pc.any(pc.match_substring(text, ".0")).as_py():
+        whole = pc.match_substring_regex(text, _ZERO_FRACTION)
+        digits = pc.replace_substring_regex(text, r"^-?0*([0-9]*)\.0+$", r"\1")
+        length = pc.utf8_length(digits)
+        limit = str(int(_EXACT))
+        as_long = pc.and_(pc.equal(length, len(limit)), pc.greater_equal(digits, limit))
+        large = pc.and_(whole, pc.or_(pc.greater(length, len(limit)), as_long))
+        inexact = pc.or_(inexact, pc.fill_null(large, False))
+    return inexact
+
+
+def _uuid_text(storage: pa.FixedSizeBinaryArray) -> pa.Array:
+    digits = pa.array([None if value is None else value.hex() for value in storage.to_pylist()], pa.string())
+    parts = [pc.utf8_slice_codeunits(digits, start, stop) for start, stop in pairwise(_UUID_PARTS)]
+    return pc.binary_join_element_wise(*parts, "-")
 
 
 def _float_text(numbers: pa.Array) -> pa.Array:

@@ -40,12 +40,15 @@ def check_event(event: Event | RecentEvent, *, served: ServedCatalogue, now: int
 
 
 def check_id(field: str, value: str) -> Refusal | None:
-    """Refuses an id that cleaning would change, and so join with another one: spaces around it, a whole number with a zero fraction."""
-    if value == value.strip() and not value.endswith("0"):
+    """Refuses an id that cleaning would change, and so join with another one (spaces around it, a whole number with a zero fraction), or reject
+    (a number in scientific notation)."""
+    if value == value.strip() and not value.endswith("0") and "+" not in value:
         return None
-    kept = as_ids(pa.array([value]), name=field)[0][0].as_py()
+    kept, inexact = (column[0].as_py() for column in as_ids(pa.array([value]), name=field))
     if kept == value:
         return None
+    if inexact:
+        return Refusal(field, "looks like a number that has lost digits", "send the id as text, with all its digits")
     if kept is None:
         return Refusal(field, "is empty", "send an id that is more than spaces")
     return Refusal(field, "has spaces around it, or is a whole number with a zero fraction", f"send {kept!r}")

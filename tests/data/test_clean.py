@@ -120,6 +120,33 @@ def test_inexact_ids_are_rejected_rather_than_merged(rules):
     assert clean_rows(raw, rules=rules, file=0).column("reason").to_pylist() == [clean.INEXACT_ID]
 
 
+@pytest.mark.parametrize("name", ["event_id", "user_id", "item_id", "decision_id"])
+def test_an_id_that_was_given_and_cannot_be_read_rejects_its_row(rules, name):
+    good = rows(*[{"event_type": "mail"}] * 4)
+    place = good.column_names.index(name) if name in good.column_names else None
+
+    def reasons(values: pa.Array) -> list[str | None]:
+        raw = good.append_column(name, values) if place is None else good.set_column(place, name, values)
+        return clean_rows(raw, rules=rules, file=0).column("reason").to_pylist()
+
+    none = clean.MISSING_USER if name == "user_id" else None
+    assert reasons(pa.array([b"x", b"\xff", b" ", None])) == [None, clean.UNREADABLE_ID, none, none]
+    assert reasons(pa.array(["x", "1.5e+18", "", None])) == [None, clean.INEXACT_ID, none, none]
+    assert reasons(pa.array([1.0, 1.5e18, float("nan"), None])) == [None, clean.INEXACT_ID, none, none]
+
+
+def test_ids_may_be_uuids(rules):
+    text = "123e4567-e89b-12d3-a456-426614174000"
+    column = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes.fromhex(text.replace("-", ""))], pa.binary(16)))
+    raw = rows({}).drop_columns(["user_id", "item_id"])
+    for name in ("event_id", "user_id", "item_id", "decision_id"):
+        raw = raw.append_column(name, column)
+    (row,) = clean_rows(raw, rules=rules, file=0).to_pylist()
+    assert [row[name] for name in ("event_id", "user_id", "item_id", "decision_id", "reason")] == [text] * 4 + [None]
+    wrong = clean_rows(raw.set_column(raw.column_names.index("timestamp"), "timestamp", [["x"]]), rules=rules, file=0)
+    assert json.loads(wrong["detail"][0].as_py())["user_id"] == text
+
+
 def test_bounds_come_from_the_recipe():
     rules = rules_of(recipe(earliest="2024-05-02", future_days=0), now_us=NOW_US)
     times = ["2024-05-01T23:59:59Z", "2024-05-02", "2024-06-01", "2024-06-01T00:00:00.000001Z"]
@@ -175,6 +202,24 @@ def test_a_context_map_is_taken_as_it_is(rules):
     assert clean_rows(raw, rules=rules, file=0)["context"].to_pylist() == [[("slot", "s"), ("a", "b")]]
 
 
+@pytest.mark.parametrize(
+    "context",
+    [
+        pa.array([[("a", ["b"])]], pa.map_(pa.string(), pa.list_(pa.string()))),
+        pa.array([{"a": "b"}]),
+        pa.array(["checkout"]),
+        pa.array([[("a", b"\xff")]], pa.map_(pa.string(), pa.binary())),
+    ],
+    ids=["a map of lists", "a struct", "text", "a map of bytes"],
+)
+def test_a_context_that_is_no_map_of_texts_is_an_error_that_names_its_column(rules, context):
+    raw = rows({}).append_column("context", context)
+    with pytest.raises(SchemaError, match="a map from names to single values") as caught:
+        clean_rows(raw, rules=replace(rules, names={"context": "attributes"}), file=0)
+    assert (caught.value.field, caught.value.value) == ("attributes", str(context.type))
+    assert "context_columns" in caught.value.fix
+
+
 def test_a_column_of_an_impossible_type_is_named(rules):
     raw = rows({}).set_column(0, "user_id", pa.array([[1, 2]]))
     with pytest.raises(SchemaError, match="user_id"):
@@ -221,6 +266,7 @@ def test_the_recipe_can_bound_every_reason_there_is():
         clean.BROKEN_LINE,
         clean.MISSING_USER,
         clean.INEXACT_ID,
+        clean.UNREADABLE_ID,
         clean.UNPARSABLE_TIME,
         clean.TOO_EARLY,
         clean.IN_FUTURE,

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, as_vectors, column_of, map_of
+from clm_ray.data.normalise import (
+    as_flags,
+    as_ids,
+    as_labels,
+    as_lists,
+    as_numbers,
+    as_text,
+    as_vectors,
+    column_of,
+    map_of,
+    read_ids,
+)
 from clm_ray.errors import SchemaError
 
 
@@ -45,6 +56,76 @@ def test_a_float_too_large_to_tell_ids_apart_is_inexact():
     assert inexact.to_pylist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize(("kind", "limit"), [(pa.float16(), 2**11), (pa.float32(), 2**24), (pa.float64(), 2**53)])
+def test_how_far_a_float_tells_ids_apart_depends_on_its_width(kind, limit):
+    column = pa.array([float(limit - 1), float(limit), -float(limit)], pa.float64()).cast(kind)
+    found, inexact = as_ids(column, name="user_id")
+    assert found.to_pylist() == [str(limit - 1), None, None]
+    assert inexact.to_pylist() == [False, True, True]
+
+
+@given(st.integers(-(2**60), 2**60))
+@example(2**53)
+@example(2**53 - 1)
+@example(-(2**53))
+def test_a_text_with_a_zero_fraction_is_as_exact_as_the_float_it_was(number):
+    found, inexact = as_ids(pa.array([f"{number}.0", f" {number}.000 ", str(number)]), name="user_id")
+    lost = abs(number) >= 2**53
+    assert inexact.to_pylist() == [lost, lost, False]
+    assert found.to_pylist() == [None if lost else str(number)] * 2 + [str(number)]
+
+
+def test_texts_in_scientific_notation_have_lost_digits():
+    lost = ["1.23457E+15", "1e+16", "-9.007199254740993e+15", "+1e+5", "2E+07"]
+    kept = ["1e5", "12e+5", "1e-5", "e+5", "1e+", "id-1e+5", "a+b", "1.e+5", "007.0", "0.0"]
+    found, inexact = as_ids(pa.array([*lost, *kept, None]), name="item_id")
+    assert inexact.to_pylist() == [True] * len(lost) + [False] * (len(kept) + 1)
+    assert found.to_pylist() == [None] * len(lost) + [*kept[:-2], "007", "0", None]
+
+
+@pytest.mark.parametrize("values", [[2.0**53, "a"], [1e16, "a"], [1e16, 2.0]])
+def test_a_large_float_of_json_is_inexact_beside_whatever(values):
+    assert as_ids(column_of(values), name="user_id")[1].to_pylist() == [True, False]
+
+
+def test_decimals_are_exact_whatever_their_size():
+    column = pa.array([Decimal(2**53 + 1), Decimal(10**30)], pa.decimal128(38, 2))
+    assert as_ids(column, name="user_id")[0].to_pylist() == [str(2**53 + 1), str(10**30)]
+
+
+@given(st.lists(st.none() | st.uuids(), max_size=5))
+def test_uuids_are_read_as_their_text(found):
+    column = pa.array([None if one is None else one.bytes for one in found], pa.binary(16))
+    column = pa.ExtensionArray.from_storage(pa.uuid(), column)
+    texts = [None if one is None else str(one) for one in found]
+    assert as_text(column, name="user_id").to_pylist() == texts
+    assert ids(pa.chunked_array([column, column]).slice(1)) == [*texts, *texts][1:]
+
+
+@pytest.mark.parametrize(
+    ("column", "inexact", "unreadable"),
+    [
+        (pa.array(["a", "", "  ", None, "1e+9"]), [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]),
+        (pa.array([b"a", b"\xff", b" ", None]), [0, 0, 0, 0], [0, 1, 0, 0]),
+        (pa.array([1.0, float("nan"), float("inf"), None, 1e17]), [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]),
+        (pa.array([b"\xff" * 16], pa.binary(16)), [0], [1]),
+        (pa.array([1, None]), [0, 0], [0, 0]),
+        (pa.nulls(2), [0, 0], [0, 0]),
+    ],
+)
+def test_what_stands_there_and_is_no_id_is_told_from_what_does_not(column, inexact, unreadable):
+    read = read_ids(column, name="event_id")
+    assert read.inexact.to_pylist() == [bool(flag) for flag in inexact]
+    assert read.unreadable.to_pylist() == [bool(flag) for flag in unreadable]
+
+
+def test_labels_are_read_as_ids_and_never_lost():
+    column = pa.array([" 5.0 ", "1e+05", "", None])
+    assert as_labels(column, name="segment").to_pylist() == ["5", "1e+05", None, None]
+    assert as_labels(pa.array([2.0, 2.0**53]), name="segment").to_pylist()[0] == "2"
+    assert as_labels(pa.array([2.0**53]), name="segment").null_count == 0
+
+
 def test_numbers():
     texts = pa.array(["5", " 5.5 ", "-1e3", ".5", "5.", "", "NaN", "inf", "1,5", "5 €", "0x10", None])
     assert as_numbers(texts, name="value").to_pylist() == [5, 5.5, -1000, 0.5, 5, *[None] * 7]
@@ -72,6 +153,11 @@ def test_flags_default_to_no():
     assert as_flags(column, name="consent").to_pylist() == [True] * 5 + [False] * 4
     assert as_flags(pa.array([True, False, None]), name="consent").to_pylist() == [True, False, False]
     assert as_flags(pa.array([1, 0]), name="consent").to_pylist() == [True, False]
+    assert (
+        as_flags(pa.array(["1.0", " 1.00", "0.0", "1.5", "-1.0"]), name="consent").to_pylist()
+        == [True] * 2 + [False] * 3
+    )
+    assert as_flags(pa.array([1.0, 0.0, None]), name="consent").to_pylist() == [True, False, False]
 
 
 def test_lists_from_lists_and_from_separated_text():

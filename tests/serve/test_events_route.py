@@ -142,9 +142,24 @@ _NEARLY_EVENT = st.fixed_dictionaries(
 )
 
 
-_ID = st.sampled_from(["u", " u", "u ", " ", "\u00a0", "5.0", "10", "-3.00", "a b", "\x85x"]) | st.text(
-    min_size=1, max_size=4
-)
+_ID = st.sampled_from(
+    [
+        "u",
+        " u",
+        "u ",
+        " ",
+        "\u00a0",
+        "5.0",
+        "10",
+        "-3.00",
+        "a b",
+        "\x85x",
+        "1e+5",
+        "1.5E+17",
+        "2e+",
+        "9007199254740993.0",
+    ]
+) | st.text(min_size=1, max_size=4)
 _PLAUSIBLE = st.fixed_dictionaries(
     {
         "event_id": _ID,
@@ -195,3 +210,11 @@ def _json(events: list[object]) -> bytes:
     import json
 
     return json.dumps({"events": events}).encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("value", ["1e+5", "1.5E+17", "9007199254740992.0"])
+def test_ids_that_cleaning_would_reject_are_refused(value: str) -> None:
+    refusal = check_id("item_id", value)
+    assert refusal is not None
+    assert "lost digits" in refusal.reason
+    assert check_id("item_id", "a+b") is None
