@@ -32,7 +32,7 @@ from clm_ray.config.policy import PolicyConfig
 from clm_ray.config.privacy import PrivacyConfig
 from clm_ray.config.section import Section
 from clm_ray.config.serve import ServeConfig, StoreConfig
-from clm_ray.config.source import CleanConfig, EventTypeConfig, SourceConfig
+from clm_ray.config.source import UNNAMED, CleanConfig, EventTypeConfig, SourceConfig
 from clm_ray.config.strategy import StrategyConfig
 from clm_ray.config.train import TrainConfig
 from clm_ray.errors import ConfigError
@@ -108,7 +108,12 @@ class Recipe(Section):
         name = name or ServeConfig().impression_event
         if not isinstance(name, str) or name in raw["event_types"]:
             return raw
-        return {**raw, "event_types": {**raw["event_types"], name: {"roles": []}}}
+        return {**raw, "event_types": {**raw["event_types"], name: UNNAMED}}
+
+    @property
+    def log_types(self) -> tuple[str, ...]:
+        """Event types that the recipe itself names: those that rows of the log may have. What comes back from the endpoint may have any."""
+        return tuple(name for name, kind in self.event_types.items() if kind.model_fields_set)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -63,7 +63,7 @@ class ServeConfig(Section):
     freshness: FreshnessConfig | None = None
     """None: new items are not moved up."""
     impression_event: str = "impression"
-    """Event type of the slates written back to the log."""
+    """Event type of the slates written back to the log. Rows of your own log may have it only where `event_types` names it."""
     future_seconds: float = Field(default=300.0, ge=0)
     """Events later than the endpoint's clock by more than this are refused, seconds."""
 

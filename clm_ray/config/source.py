@@ -41,6 +41,10 @@ class EventTypeConfig(Section):
         return self
 
 
+UNNAMED = EventTypeConfig.model_construct(_fields_set=set(), roles=())
+"""An event type without roles that no recipe has named: nothing is set in it."""
+
+
 class TableConfig(Section):
     """One table of files."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,12 @@ def test_codes_of_events_may_be_numbers() -> None:
     recipe = recipe_from({**RAW, "source": {"kind": "files", "events": raw}})
     assert recipe.source.events is not None
     assert recipe.source.events.event_type_map == {"1": "buy", "2": "buy"}
+
+
+def test_the_type_of_served_slates_is_one_of_the_log_where_the_recipe_names_it() -> None:
+    types = {"buy": {"roles": ["positive", "context", "activity"]}}
+    made = _made(event_types=types)
+    assert (tuple(made.event_types), made.log_types) == (("buy", "impression"), ("buy",))
+    assert _made(event_types={**types, "impression": {"roles": []}}).log_types == ("buy", "impression")
+    assert pickle.loads(pickle.dumps(made)).log_types == ("buy",)
+    assert made.model_copy(update={"name": "other"}).log_types == ("buy",)

@@ -27,6 +27,7 @@ def read_feedback(recipe: Recipe, reading: Reading, *, workspace: Workspace, fir
         recipe=recipe,
         field="feedback.events",
         first_file=first_file,
+        ours=True,
     )
     slates = workspace.feedback / "availability"
     if not _has_files(slates):

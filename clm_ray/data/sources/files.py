@@ -57,13 +57,27 @@ def read_files(recipe: Recipe, reading: Reading) -> Source:
     )
 
 
-def read_events(config: EventsTableConfig, reading: Reading, *, recipe: Recipe, field: str, first_file: int) -> Source:
-    """The log of one table of events; its files are counted from `first_file`."""
+def read_events(
+    config: EventsTableConfig, reading: Reading, *, recipe: Recipe, field: str, first_file: int, ours: bool = False
+) -> Source:
+    """The log of one table of events; its files are counted from `first_file`.
+
+    ours: compaction wrote them. So `context` is the contract's, which else is a column like others, read where the recipe names it; and they may
+    have the type of served slates, which else is unknown unless the recipe names it.
+    """
     files = open_table(config, field=field)
     context = {name: f"{CONTEXT}.{name}" for name in config.context_columns}
     mapping = {name: column for name, column in config.columns.items() if name not in context}
     mapping |= {entry: config.columns.get(name, name) for name, entry in context.items()}
     somewhere = [name for name, needed in _needed(recipe).items() if needed]
+    whole = [CONTEXT] if ours or CONTEXT in mapping else []
+    if whole and context:
+        raise ConfigError(
+            "context is read whole or by columns, not both",
+            field=f"{field}.columns.{CONTEXT}",
+            value=mapping[CONTEXT],
+            fix="leave it out, or leave context_columns out",
+        )
     columns = dict(
         resolve_columns(
             files,
@@ -71,14 +85,14 @@ def read_events(config: EventsTableConfig, reading: Reading, *, recipe: Recipe, 
             field=field,
             required=["user_id", "timestamp", *([] if config.event_type else ["event_type"])],
             somewhere=somewhere,
-            optional=[*EVENT_COLUMNS, CONTEXT, *context.values()],
+            optional=[*EVENT_COLUMNS, *whole, *context.values()],
         )
     )
     if config.event_type:
         columns.pop("event_type", None)
-    rules = _rules(config, recipe=recipe, now_us=reading.now_us, field=field)
-    names = {name: column for name, column in columns.items() if name != CONTEXT}
-    rules = replace(rules, subjects=reading.subjects, names=names)
+    types = tuple(recipe.event_types) if ours else recipe.log_types
+    rules = _rules(config, recipe=recipe, types=types, now_us=reading.now_us, field=field)
+    rules = replace(rules, subjects=reading.subjects, names=columns)
     kept = _kept(config, reading, files, columns=columns, rules=rules, first_file=first_file)
     return Source(
         rows=_rows(files, columns=columns, rules=rules, first_file=first_file, only=kept.fresh if kept else None),
@@ -122,17 +136,17 @@ def _needed(recipe: Recipe) -> dict[str, bool]:
     return {"item_id": labelled, "value": any(t.value != "none" for t in types)}
 
 
-def _rules(config: EventsTableConfig, *, recipe: Recipe, now_us: int, field: str) -> Rules:
+def _rules(config: EventsTableConfig, *, recipe: Recipe, types: tuple[str, ...], now_us: int, field: str) -> Rules:
     for key, name in {**config.event_type_map, "event_type": config.event_type}.items():
-        if name is not None and name not in recipe.event_types:
+        if name is not None and name not in types:
             raise ConfigError(
                 "is not one of the recipe's event types",
                 field=f"{field}.event_type" if key == "event_type" else f"{field}.event_type_map.{key}",
                 value=name,
-                fix=f"one of {sorted(recipe.event_types)}, or add it to event_types (roles: [] keeps it without using it)",
+                fix=f"one of {sorted(types)}, or add it to event_types (roles: [] keeps it without using it)",
             )
     rules = rules_of(recipe, now_us=now_us, timezone=config.timezone, time_unit=config.time_unit)
-    return replace(rules, constant_type=config.event_type, type_map=dict(config.event_type_map))
+    return replace(rules, types=types, constant_type=config.event_type, type_map=dict(config.event_type_map))
 
 
 def _rows(
