@@ -151,7 +151,7 @@ class CleanConfig(Section):
     """When a row is rejected, and when too many are."""
 
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
-    """prepare fails when a larger share of the log's rows is rejected."""
+    """prepare fails when a larger share of the rows is rejected: of the log, of the catalogue, of the user table or of the availability."""
     max_rejected: dict[Reason, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Further bounds, by reason: prepare fails when a larger share of the log's rows is rejected for it, e.g. `{unparsable time: 0}`."""
     future_days: float = Field(default=1.0, ge=0)

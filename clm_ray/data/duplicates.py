@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from clm_ray.data.buckets import stable_hash64, stable_hash128
 
 DUPLICATE = "duplicate"
-CONFLICT = "event_id used twice"
+USED_TWICE = "used twice"
+CONFLICT = f"event_id {USED_TWICE}"
 
 DIGEST = (pa.field("digest_high", pa.uint64(), nullable=False), pa.field("digest_low", pa.uint64(), nullable=False))
 """Columns that carry the content digest from cleaning to here."""

@@ -9,13 +9,12 @@ users, rejected rows, counts) comes to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -25,15 +24,16 @@ from clm_ray.data.changed_items import read_changed_items, with_changed_items
 from clm_ray.data.clean import CLEANED, ERASED, HIDDEN, IN_FUTURE
 from clm_ray.data.duplicates import DUPLICATE
 from clm_ray.data.manifest import read_manifest
+from clm_ray.data.rejected import REJECTED_FILE, SHARE, by_reason, check_table, too_many
 from clm_ray.data.settle import by_bucket, settle
-from clm_ray.data.sources import Reading, Source
+from clm_ray.data.sources import Reading, Source, TableRead
 from clm_ray.data.sources.complete_journey import read_complete_journey
 from clm_ray.data.sources.feedback import read_feedback
 from clm_ray.data.sources.files import read_files
 from clm_ray.data.sources.movielens import read_movielens
 from clm_ray.data.subjects import Subjects, read_tombstones
 from clm_ray.data.summary import SUMMARY, Summary, summarise, summarise_block
-from clm_ray.errors import ClmError, ConfigError, DataError, QuarantineError, SchemaError
+from clm_ray.errors import ClmError, ConfigError, DataError, SchemaError
 from clm_ray.privacy import Pseudonyms, check_fingerprint, open_pseudonyms
 from clm_ray.schema import CHANGED_ITEMS, EVENTS, ITEMS, QUARANTINE, USERS
 
@@ -42,8 +42,6 @@ READERS: dict[str, Callable[..., Source]] = {
     "movielens_100k": read_movielens,
     "files": read_files,
 }
-REJECTED_FILE = "rejected.parquet"
-"""Under ROOT/datasets: examples of rejected rows, written when there are too many to go on."""
 _REJECTED = ["file", "row", "reason", "detail"]
 _EXAMPLES = 20
 """Examples of each reason that one block contributes to that file."""
@@ -56,7 +54,8 @@ class Counts:
     types: kept rows by event type. users, items: distinct among the kept rows; pairs: distinct (user, item). first_us, last_us: their
     time range, UTC µs. from_feedback: kept rows that compaction wrote back. unlisted_items: items of the log or of the
     availability that the catalogue lacks (their id is their text). tables: rejected rows of the other tables by reason. erased: rows of
-    users who were erased.
+    users who were erased. unread: table and column (users.age) → how many values of the other tables are no numbers of use and count as
+    missing.
     """
 
     read: int
@@ -73,6 +72,7 @@ class Counts:
     unlisted_items: int = 0
     tables: dict[str, int] = field(default_factory=dict)
     erased: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected_share(self) -> float:
@@ -117,6 +117,7 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     sources = [main, *([feedback] if feedback else [])]
     if feedback:
         _check_key(subjects.pseudonyms, workspace)
+    beside = _beside(sources, subjects, recipe=recipe, workspace=workspace)
     files = [name for source in sources for name in source.files]
     availability = _availability(sources, recipe=recipe)
     settled = _settle(sources, buckets=recipe.sequences.buckets)
@@ -133,14 +134,14 @@ def read_log(recipe: Recipe, *, workspace: Workspace, now_us: int) -> Log:
     items, missing = complete_items(with_changed_items(main.items, changed), named=named)
     listed = None if main.users is None else _known_as(main.users, subjects, seen=summary.users)
     users = complete_users(listed, named=summary.users, consent=main.default_consent)
-    side = [_shown(source.rejected, subjects) for source in sources if source.rejected is not None]
+    aside = [read.rejected for read in beside.values()]
     return Log(
         events=settled.map_batches(_kept, batch_format="pyarrow", batch_size=None),
         items=items,
         users=users,
         availability=availability,
-        quarantine=pa.concat_tables([_quarantine(_collect(settled, _rejected), files=files), *side]),
-        counts=_counts(summary, side=side, main_files=len(main.files), unlisted=0 if main.items is None else missing),
+        quarantine=pa.concat_tables([_quarantine(_collect(settled, _rejected), files=files), *aside]),
+        counts=_counts(summary, beside, main_files=len(main.files), unlisted=0 if main.items is None else missing),
     )
 
 
@@ -181,12 +182,21 @@ def _known_as(users: pa.Table, subjects: Subjects, *, seen: pa.Array) -> pa.Tabl
     return users.filter(pc.or_(pa.array(~gone), pc.is_in(ids, value_set=seen)))
 
 
-def _shown(rejected: pa.Table, subjects: Subjects) -> pa.Table:
-    """Rejected rows of a table beside the log, without what stood in them where users have pseudonyms."""
-    if subjects.pseudonyms is None:
-        return rejected
-    hidden = pa.repeat(HIDDEN, rejected.num_rows)
-    return rejected.set_column(rejected.column_names.index("detail"), rejected.schema.field("detail"), hidden)
+def _beside(
+    sources: Sequence[Source], subjects: Subjects, *, recipe: Recipe, workspace: Workspace
+) -> dict[str, TableRead]:
+    """The tables beside the log, by the key of the recipe; their rejected rows without what stood in them where users have pseudonyms. Raises
+    QuarantineError for one of which too much was rejected."""
+    found = {key: read for source in sources for key, read in source.beside.items()}
+    for key, read in found.items():
+        if subjects.pseudonyms is not None:
+            rejected = read.rejected
+            hidden = pa.repeat(HIDDEN, rejected.num_rows)
+            place = rejected.column_names.index("detail")
+            found[key] = replace(read, rejected=rejected.set_column(place, rejected.schema.field("detail"), hidden))
+        allowed = recipe.clean.max_rejected_share
+        check_table(found[key], allowed=allowed, field=key, target=workspace.datasets / REJECTED_FILE)
+    return found
 
 
 def _settle(sources: list[Source], *, buckets: int) -> ray.data.Dataset:
@@ -255,21 +265,16 @@ def _check(
             "nothing is left but rows of erased users", field="source", value=summary.rows, fix="bring a newer log"
         )
     biggest = max(over or counts, key=lambda reason: counts[reason])
-    field = f"clean.max_rejected.{biggest}" if over else "clean.max_rejected_share"
-    allowed = bounds[biggest] if over else config.max_rejected_share
-    examples = _quarantine(_collect(settled, _examples), files=files)
-    target = workspace.datasets / REJECTED_FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(examples, target)
-    example = examples.filter(pc.equal(examples.column("reason"), biggest)).slice(0, 1).to_pylist()
-    shown = f"{example[0]['source']} row {example[0]['row']}: {example[0]['detail']}" if example else None
-    listed = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
-    raise QuarantineError(
-        f"{rejected:,} of {summary.rows:,} rows ({rejected / summary.rows:.1%}) were rejected ({listed}); "
-        f"allowed are {allowed:.1%}{' of this reason' if over else ''}. Mostly: {biggest}",
-        field=field,
-        value=shown,
-        fix=f"correct the rows or the mapping (examples: {target}), or raise {field}",
+    bound = f"clean.max_rejected.{biggest}" if over else SHARE
+    raise too_many(
+        counts,
+        rows=summary.rows,
+        allowed=bounds[biggest] if over else config.max_rejected_share,
+        mostly=biggest,
+        examples=_quarantine(_collect(settled, _examples), files=files),
+        target=workspace.datasets / REJECTED_FILE,
+        field=bound,
+        knob=bound,
     )
 
 
@@ -296,7 +301,7 @@ def _quarantine(blocks: Iterable[pa.Table], *, files: list[str]) -> pa.Table:
     return table.sort_by([("source", "ascending"), ("row", "ascending"), ("reason", "ascending")])
 
 
-def _counts(summary: Summary, *, side: list[pa.Table], main_files: int, unlisted: int) -> Counts:
+def _counts(summary: Summary, beside: Mapping[str, TableRead], *, main_files: int, unlisted: int) -> Counts:
     assert summary.first_us is not None
     assert summary.last_us is not None
     return Counts(
@@ -313,20 +318,18 @@ def _counts(summary: Summary, *, side: list[pa.Table], main_files: int, unlisted
         last_us=summary.last_us,
         from_feedback=sum(count for file, count in summary.files.items() if file >= main_files),
         unlisted_items=unlisted,
-        tables=_reasons(side),
+        tables=by_reason(pa.concat_tables([QUARANTINE.empty_table(), *(read.rejected for read in beside.values())])),
+        unread={
+            f"{key.rpartition('.')[2]}.{name}": count
+            for key, read in beside.items()
+            for name, count in sorted(read.unread.items())
+        },
     )
 
 
 def _rejections(summary: Summary) -> dict[str, int]:
     """Rejected rows by reason; duplicates and erased users are none."""
     return {reason: count for reason, count in summary.reasons.items() if reason not in (DUPLICATE, ERASED)}
-
-
-def _reasons(side: list[pa.Table]) -> dict[str, int]:
-    if not side:
-        return {}
-    counted = pa.concat_tables(side).group_by("reason").aggregate([([], "count_all")]).sort_by("reason")
-    return dict(zip(counted.column("reason").to_pylist(), counted.column("count_all").to_pylist(), strict=True))
 
 
 def _availability(sources: list[Source], *, recipe: Recipe) -> pa.Table | None:

@@ -268,3 +268,69 @@ def test_a_vector_of_another_length_is_an_error_that_names_the_item(tmp_path, fo
         read_items(_vectors(tmp_path, rows, format))
     assert (caught.value.field, caught.value.value) == ("source.items.vectors", 1)
     assert "one length" in caught.value.fix
+
+
+def _consents(tmp_path: Path, *texts: str) -> dict[str, bool]:
+    for number, text in enumerate(texts):
+        write(tmp_path / f"{number}.csv", text)
+    table = read_users(UsersTableConfig(paths=(str(tmp_path),), format="csv", consent="ok", numeric=("age",))).table
+    return dict(zip(table["user_id"].to_pylist(), table["consent"].to_pylist(), strict=True))
+
+
+def test_consent_is_given_where_every_row_of_a_user_gives_it(tmp_path):
+    first = "user_id,ok,age\na,yes,1\nb,no,2\nc,yes,3\nd,1.0,4\ne,yes,5\n,no,6\n"
+    second = "user_id,ok,age\nb,yes,7\n c ,,8\nd,1,9\na,TRUE,10\n"
+    assert _consents(tmp_path, first, second) == {"a": True, "b": False, "c": False, "d": True, "e": True}
+    config = UsersTableConfig(paths=(str(tmp_path),), format="csv", consent="ok", numeric=("age",))
+    ages = {row["user_id"]: row["numeric"] for row in read_users(config).table.to_pylist()}
+    assert ages["b"] == [("age", 2.0)], "of everything else the first row stays"
+
+
+def test_a_file_without_the_consent_column_consents_to_nothing(tmp_path):
+    assert _consents(tmp_path, "user_id,ok,age\na,yes,1\nb,yes,2\n", "user_id,age\na,3\nc,4\n") == {
+        "a": False,
+        "b": True,
+        "c": False,
+    }
+
+
+@pytest.mark.parametrize("name", ["item_id", "user_id"])
+def test_ids_that_went_through_a_float_are_told_from_those_that_are_missing(tmp_path, name):
+    ids = pa.array([1.0, 1e17, None, 2.0, 2.0])
+    pq.write_table(pa.table({name: ids}), tmp_path / "t.parquet")
+    paths = (str(tmp_path / "t.parquet"),)
+    read = read_items(ItemsTableConfig(paths=paths)) if name == "item_id" else read_users(UsersTableConfig(paths=paths))
+    rejected = {row["row"]: row["reason"] for row in read.rejected.to_pylist()}
+    assert rejected == {2: "inexact id", 3: f"missing {name}", 5: f"{name} used twice"}
+    assert (read.table.num_rows, read.rows) == (2, 5)
+
+
+def test_availability_tells_why_an_id_is_none(tmp_path):
+    table = {"slot": ["s", "s", None, "s", "1e+7"], "item_id": pa.array([b"a", b"\xff", b"a", b"", b"a"])}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    read = read_availability(TableConfig(paths=(str(tmp_path / "t.parquet"),)))
+    rejected = {row["row"]: row["reason"] for row in read.rejected.to_pylist()}
+    assert rejected == {
+        2: "unreadable id",
+        3: "missing slot or item_id",
+        4: "missing slot or item_id",
+        5: "inexact id",
+    }
+    assert (read.table.num_rows, read.rows) == (1, 5)
+
+
+def test_broken_lines_are_rows_of_a_table_too(tmp_path):
+    paths = write(tmp_path / "x.csv", "item_id,slot\na,s\nb\n")
+    assert read_items(ItemsTableConfig(paths=paths, format="csv")).rows == 2
+    assert read_availability(TableConfig(paths=paths, format="csv")).rows == 2
+
+
+def test_numbers_beyond_what_the_model_reckons_with_are_missing_and_counted(tmp_path):
+    paths = write(tmp_path / "m.csv", "user_id,age,spend\na,1e300,1\nb,-3e38,\nc,old,2\nd,,x\na,old,old\n")
+    config = UsersTableConfig(paths=paths, format="csv", numeric=("age", "spend"))
+    read = read_users(config)
+    found = {row["user_id"]: dict(row["numeric"]) for row in read.table.to_pylist()}
+    assert found == {"a": {"spend": 1.0}, "b": {"age": -3e38}, "c": {"spend": 2.0}, "d": {}}
+    assert read.unread == {"age": 2, "spend": 1}, "of the rows that stay"
+    goods = write(tmp_path / "i.csv", "item_id,price\na,1e39\nb,2\n")
+    assert read_items(ItemsTableConfig(paths=goods, format="csv", numeric=("price",))).unread == {"price": 1}

@@ -15,7 +15,8 @@ from shop import write_shop
 
 from clm_ray.config.recipe import recipe_from
 from clm_ray.config.workspace import Workspace
-from clm_ray.data.log import REJECTED_FILE, Log, read_log
+from clm_ray.data.log import Log, read_log
+from clm_ray.data.rejected import REJECTED_FILE
 from clm_ray.errors import ConfigError, DataError, QuarantineError, SchemaError
 from clm_ray.schema import AVAILABILITY, CHANGED_ITEMS, EVENTS, ITEMS, QUARANTINE, USERS, validate
 
@@ -343,7 +344,7 @@ def test_a_user_who_is_not_in_a_table_with_consent_did_not_consent(ray_session, 
         "format": "csv",
         "text": "{name}",
     }
-    log = read(path, source={"users": users, "items": items})
+    log = read(path, source={"users": users, "items": items}, clean={"max_rejected_share": 0.5})
     consent = dict(zip(log.users["user_id"].to_pylist(), log.users["consent"].to_pylist(), strict=True))
     assert consent == {"u0": False, "u1": True, "u2": False, "u3": False, "u4": False, "u9": True}
     assert log.items["text"].to_pylist() == ["", "i0", "One", "i2"]
@@ -357,3 +358,101 @@ def test_availability_negatives_need_an_availability_table(ray_session, read, tm
     path = write(tmp_path / "log.csv", *good(5))
     with pytest.raises(ConfigError, match=r"impressions\.negatives"):
         read(path, impressions={"negatives": "availability"})
+
+
+@pytest.mark.ray
+def test_the_tables_beside_the_log_are_held_to_the_same_bound(ray_session, read, workspace, tmp_path):
+    path = write(tmp_path / "log.csv", *good(20))
+    rows = [f"i{i},front" for i in range(19)]
+    written = {
+        "items": write(tmp_path / "items.csv", *rows, "1e+16,front", header="item_id,slot"),
+        "users": write(tmp_path / "users.csv", *rows, ",front", header="user_id,slot"),
+        "availability": write(tmp_path / "slots.csv", *rows, "i1", header="item_id,slot"),
+    }
+    reasons = {"items": "inexact id", "users": "missing user_id", "availability": "broken line"}
+    for name, file in written.items():
+        source = {name: {"paths": [str(file)], "format": "csv"}}
+        assert read(path, source=source).counts.tables == {reasons[name]: 1}
+        with pytest.raises(QuarantineError, match=rf"1 of 20 rows \(5\.0%\).*Mostly: {reasons[name]}") as caught:
+            read(path, source=source, clean={"max_rejected_share": 0.04})
+        assert caught.value.field == f"source.{name}"
+        assert f"{file.name} row 21" in str(caught.value.value)
+        assert "raise clean.max_rejected_share" in caught.value.fix
+        examples = pq.read_table(workspace.datasets / REJECTED_FILE)
+        assert validate(examples, QUARANTINE, name="quarantine")["reason"].to_pylist() == [reasons[name]]
+
+
+@pytest.mark.ray
+def test_repeats_of_an_id_are_no_fault_of_a_table(ray_session, read, tmp_path):
+    path = write(tmp_path / "log.csv", *good(5))
+    items = {"paths": [str(write(tmp_path / "i.csv", *["i1,One"] * 9, header="item_id,name"))], "format": "csv"}
+    assert read(path, source={"items": items}, clean={"max_rejected_share": 0}).counts.tables == {
+        "item_id used twice": 8
+    }
+
+
+@pytest.mark.ray
+def test_what_a_table_rejects_is_not_shown_where_users_have_pseudonyms(ray_session, read, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLM_PSEUDONYM_KEY", "00112233445566778899aabbccddeeff")
+    path = write(tmp_path / "log.csv", *good(5))
+    users = {"paths": [str(write(tmp_path / "m.csv", ",ann@example.org", header="user_id,mail"))], "format": "csv"}
+    with pytest.raises(QuarantineError) as caught:
+        read(path, source={"users": users}, privacy={"pseudonyms": True})
+    assert caught.value.field == "source.users"
+    assert "ann" not in str(caught.value)
+
+
+@pytest.mark.ray
+def test_a_column_called_context_is_one_like_others(ray_session, read, workspace, tmp_path):
+    maps = pa.array([[("page", "front")]] * 3, pa.map_(pa.string(), pa.string()))
+    wild = pa.array([[("page", ["front"])]] * 3, pa.map_(pa.string(), pa.list_(pa.string())))
+    table = pa.table(
+        {"user_id": ["u"] * 3, "item_id": ["i"] * 3, "event_type": ["buy"] * 3, "timestamp": [1_714_000_000] * 3}
+    ).append_column("value", [[1.0] * 3])
+    for number, context in enumerate((maps, wild, pa.array(["checkout"] * 3))):
+        pq.write_table(table.append_column("context", context), tmp_path / f"{number}.parquet")
+
+    def contexts(number: int, **events: Any) -> list[Any]:
+        log = read(tmp_path / f"{number}.parquet", format="parquet", events=events)
+        return kept(log)["context"].to_pylist()
+
+    for number in range(3):
+        assert contexts(number) == [[]] * 3
+    assert contexts(0, columns={"context": "context"}) == [[("page", "front")]] * 3
+    assert contexts(2, context_columns=["context"]) == [[("context", "checkout")]] * 3
+    for number in (1, 2):
+        with pytest.raises(SchemaError, match="context: a map from names to single values is needed"):
+            contexts(number, columns={"context": "context"})
+    with pytest.raises(ConfigError, match="whole or by columns") as caught:
+        contexts(0, columns={"context": "context"}, context_columns=["value"])
+    assert caught.value.field == "source.events.columns.context"
+
+
+@pytest.mark.ray
+def test_the_type_of_served_slates_is_unknown_to_a_recipe_that_does_not_name_it(ray_session, read, workspace, tmp_path):
+    write_feedback(workspace)
+    path = write(tmp_path / "log.csv", *good(10), "e90,u1,,impression,2024-05-01,")
+    types = {"buy": {"roles": ["positive", "context", "activity"], "value": "amount"}}
+    clean = {"max_rejected_share": 0.2}
+    log = read(path, event_types=types, clean=clean)
+    assert log.counts.rejected == {"unknown event type": 1}
+    assert log.counts.types == {"buy": 11, "impression": 1}, "what the endpoint served comes back all the same"
+    named = read(path, event_types={**types, "impression": {"roles": []}}, clean=clean)
+    assert (named.counts.rejected, named.counts.types) == ({}, {"buy": 11, "impression": 2})
+    with pytest.raises(ConfigError, match=r"event_type_map\.shown") as caught:
+        read(path, event_types=types, events={"event_type_map": {"shown": "impression"}})
+    assert caught.value.value == "impression"
+
+
+@pytest.mark.ray
+def test_a_file_and_a_link_to_it_are_read_once(ray_session, read, tmp_path):
+    path = write(tmp_path / "log" / "a.csv", *(line.partition(",")[2] for line in good(5)), header=CSV_HEADER[9:])
+    (path.parent / "latest.csv").symlink_to(path)
+    assert read(path.parent, tmp_path / "log" / ".." / "log" / "a.csv").counts.kept == 5
+
+
+@pytest.mark.ray
+def test_values_that_are_no_numbers_of_use_are_in_the_counts(ray_session, read, tmp_path):
+    path = write(tmp_path / "log.csv", *good(5))
+    users = {"paths": [str(write(tmp_path / "m.csv", "u1,1e99", "u2,30", header="user_id,age"))], "format": "csv"}
+    assert read(path, source={"users": {**users, "numeric": ["age"]}}).counts.unread == {"users.age": 1}

@@ -23,6 +23,7 @@ COUNTS = Counts(
     from_feedback=7,
     unlisted_items=3,
     tables={"missing item_id": 4},
+    unread={"users.age": 5},
 )
 
 
@@ -63,6 +64,8 @@ def test_everything_is_said_to_people():
         "0.2500 (20 of 80 targets)",
         "no targets",
         "rejected in tables: missing item_id",
+        "no number of use: users.age",
+        "5 (count as missing)",
         "not in the catalogue",
     )
     for text in (report().to_text(), report().to_markdown()):

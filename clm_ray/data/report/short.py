@@ -85,6 +85,7 @@ class DataReport:
         rejected += [("dropped: duplicate", f"{counts.duplicates:,}")] if counts.duplicates else []
         rejected += [("dropped: erased users", f"{counts.erased:,}")] if counts.erased else []
         rejected += [(f"rejected in tables: {reason}", f"{n:,}") for reason, n in _by_size(counts.tables)]
+        rejected += [(f"no number of use: {name}", f"{n:,} (count as missing)") for name, n in _by_size(counts.unread)]
         types = [(f"events: {name}", f"{n:,}") for name, n in _by_size(counts.types)]
         rates = [(f"base rate: {split}", _rate_text(rate)) for split, rate in self.base_rates.items()]
         if self.positives is not None:

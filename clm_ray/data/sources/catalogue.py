@@ -1,39 +1,45 @@
 """The tables beside the log, read from files: catalogue, users, availability. Each fits one machine.
 
 A row without an id, a second row of an id, and a broken line go to quarantine; the first row of an id (files by path, rows in
-order) stays.
+order) stays. Consent is the exception: it is given where every row of a user gives it.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import reduce
 from string import Formatter
 from zoneinfo import available_timezones
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clm_ray.config.source import ItemsTableConfig, TableConfig, UsersTableConfig
-from clm_ray.data.clean import BROKEN_LINE, MISSING_ITEM, MISSING_USER, ROW
-from clm_ray.data.normalise import as_flags, as_ids, as_lists, as_numbers, as_text, as_vectors, map_of
+from clm_ray.data.clean import BROKEN_LINE, INEXACT_ID, MISSING_ITEM, MISSING_USER, ROW, UNREADABLE_ID
+from clm_ray.data.duplicates import USED_TWICE
+from clm_ray.data.normalise import (
+    ReadIds,
+    as_flags,
+    as_labels,
+    as_lists,
+    as_numbers,
+    as_text,
+    as_vectors,
+    is_given,
+    map_of,
+    read_ids,
+)
+from clm_ray.data.sources import TableRead
+from clm_ray.data.sources.lines import Lines
 from clm_ray.data.sources.tables import TableFile, check_keys, open_table, read_whole, resolve_columns
 from clm_ray.data.times import check_timezone, parse_times
 from clm_ray.errors import ConfigError, SchemaError
-from clm_ray.schema import AVAILABILITY, ITEMS, QUARANTINE, TIMESTAMP, USERS
+from clm_ray.schema import AVAILABILITY, ITEMS, LARGEST_VALUE, QUARANTINE, TIMESTAMP, USERS
 
 _SEPARATORS = re.compile(r"\s*([,;|])(?:\s*[,;|])+")
-
-
-@dataclass(frozen=True)
-class TableRead:
-    """A table in its contract schema, and its rejected rows (QUARANTINE)."""
-
-    table: pa.Table
-    rejected: pa.Table
 
 
 def read_items(config: ItemsTableConfig) -> TableRead:
@@ -61,16 +67,17 @@ def read_availability(config: TableConfig, *, field: str = "source.availability"
     """Which item was on offer in which slot, dictionary-encoded."""
     files = open_table(config, field=field)
     columns = resolve_columns(files, config, field=field, required=["slot", "item_id"])
-    tables, rejected = [], []
+    tables, rejected, count = [], [], 0
     for file, block in read_whole(files, columns=columns):
-        ids = {name: as_ids(block.rows.column(name), name=name)[0] for name in AVAILABILITY.names}
-        whole = pc.and_(*(pc.is_valid(column) for column in ids.values()))
-        tables.append(pa.table({name: pc.dictionary_encode(column.filter(whole)) for name, column in ids.items()}))
-        rejected.append(_rejects(file, block.rows, pc.invert(whole), reason="missing slot or item_id"))
+        count += _size(block)
+        read = {name: read_ids(block.rows.column(name), name=name) for name in AVAILABILITY.names}
+        whole = reduce(pc.and_, (pc.is_valid(column.ids) for column in read.values()))
+        tables.append(pa.table({name: pc.dictionary_encode(one.ids.filter(whole)) for name, one in read.items()}))
+        rejected += _without_id(file, block.rows, list(read.values()), reason="missing slot or item_id")
         rejected.append(_broken(file, block.broken))
     if not tables:
-        return TableRead(encoded_availability(AVAILABILITY.empty_table()), QUARANTINE.empty_table())
-    return TableRead(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), pa.concat_tables(rejected))
+        return TableRead(encoded_availability(AVAILABILITY.empty_table()), QUARANTINE.empty_table(), 0)
+    return TableRead(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), pa.concat_tables(rejected), count)
 
 
 def encoded_availability(table: pa.Table) -> pa.Table:
@@ -123,29 +130,36 @@ def _read(
     found = resolve_columns(files, config, field=field, required=[key], somewhere=rest, optional=optional)
     schema = ITEMS if isinstance(config, ItemsTableConfig) else USERS
     missing = MISSING_ITEM if key == "item_id" else MISSING_USER
-    tables, rejected = [], []
+    tables, rejected, refused, count = [], [], [], 0
+    unread: Counter[str] = Counter()
     seen: set[str] = set()
     keys: set[str] = set()
     for file, block in read_whole(files, columns=found):
         keys |= block.keys
-        ids = as_ids(block.rows.column(key), name=key)[0]
+        count += _size(block)
+        read = read_ids(block.rows.column(key), name=key)
+        ids = read.ids
         repeat = pa.array(list(_repeats(ids, seen=seen)), pa.bool_())
-        rejected.append(_rejects(file, block.rows, pc.is_null(ids), reason=missing))
-        rejected.append(_rejects(file, block.rows, repeat, reason=f"{key} used twice"))
+        rejected += _without_id(file, block.rows, [read], reason=missing)
+        rejected.append(_rejects(file, block.rows, repeat, reason=f"{key} {USED_TWICE}"))
         rejected.append(_broken(file, block.broken))
         kept = pc.invert(pc.or_(pc.is_null(ids), repeat))
         rows = block.rows.filter(kept).combine_chunks()
-        contract = (
-            _items(rows, ids.filter(kept), config)
-            if isinstance(config, ItemsTableConfig)
-            else _users(rows, ids.filter(kept), config)
-        )
+        unread.update(_unread(rows, config.numeric))
+        if isinstance(config, ItemsTableConfig):
+            contract = _items(rows, ids.filter(kept), config)
+        else:
+            contract = _users(rows, ids.filter(kept), config)
+            refused.append(ids.filter(pc.invert(_consent(block.rows, config))))
         tables.append(pa.table(contract, schema=schema))
     if not tables:
-        return TableRead(schema.empty_table(), QUARANTINE.empty_table())
+        return TableRead(schema.empty_table(), QUARANTINE.empty_table(), 0)
     if keys:
         check_keys(files, config, field=field, named=rest, found=keys)
-    return TableRead(pa.concat_tables(tables), pa.concat_tables(rejected))
+    table = pa.concat_tables(tables)
+    if refused:
+        table = _without_consent(table, pa.chunked_array(refused))
+    return TableRead(table, pa.concat_tables(rejected), count, unread)
 
 
 def _items(rows: pa.Table, ids: pa.Array, config: ItemsTableConfig) -> dict[str, pa.Array]:
@@ -192,22 +206,31 @@ def _check_vectors(items: pa.Table) -> None:
 
 
 def _users(rows: pa.Table, ids: pa.Array, config: UsersTableConfig) -> dict[str, pa.Array]:
-    labels = {name: as_ids(rows.column(name), name=name)[0] for name in config.categorical if name in rows.column_names}
+    labels = {name: as_labels(rows.column(name), name=name) for name in config.categorical if name in rows.column_names}
     zones = pa.repeat("UTC", len(ids))
     if config.timezone_column and config.timezone_column in rows.column_names:
         given = as_text(rows.column(config.timezone_column), name=config.timezone_column)
         known = pc.is_in(given, value_set=pa.array(sorted(available_timezones())))
         zones = pc.if_else(known, given, "UTC")
-    consent = pa.array(np.full(len(ids), config.consent is None))
-    if config.consent and config.consent in rows.column_names:
-        consent = as_flags(rows.column(config.consent), name=config.consent)
     return {
         "user_id": ids,
         "categorical": map_of(labels, rows=len(ids)),
         "numeric": _numbers(rows, config.numeric),
-        "consent": consent,
+        "consent": _consent(rows, config),
         "timezone": zones,
     }
+
+
+def _consent(rows: pa.Table, config: UsersTableConfig) -> pa.Array:
+    if config.consent and config.consent in rows.column_names:
+        return as_flags(rows.column(config.consent), name=config.consent)
+    return pa.repeat(config.consent is None, len(rows))
+
+
+def _without_consent(users: pa.Table, refused: pa.ChunkedArray) -> pa.Table:
+    """The user table in which nobody of `refused` (ids) consents."""
+    consent = pc.and_(users.column("consent"), pc.invert(pc.is_in(users.column("user_id"), value_set=refused)))
+    return users.set_column(users.column_names.index("consent"), USERS.field("consent"), consent)
 
 
 def _joined(rows: pa.Table, name: str) -> pa.Array:
@@ -235,8 +258,25 @@ def _categories(rows: pa.Table, config: ItemsTableConfig) -> list[list[str]]:
 
 
 def _numbers(rows: pa.Table, names: Sequence[str]) -> pa.Array:
-    columns = {name: as_numbers(rows.column(name), name=name) for name in names if name in rows.column_names}
+    columns = {name: _bounded(rows.column(name), name=name) for name in names if name in rows.column_names}
     return map_of(columns, rows=len(rows)).cast(ITEMS.field("numeric").type)
+
+
+def _bounded(column: pa.ChunkedArray, *, name: str) -> pa.Array:
+    """Numbers as those of events: null where one is too large for the model to reckon with."""
+    numbers = as_numbers(column, name=name)
+    return pc.if_else(pc.less_equal(pc.abs(numbers), LARGEST_VALUE), numbers, pa.scalar(None, pa.float64()))
+
+
+def _unread(rows: pa.Table, names: Sequence[str]) -> dict[str, int]:
+    """How many values of numeric columns were given and are no numbers of use."""
+    lost = {}
+    for name in names:
+        if name in rows.column_names:
+            column = rows.column(name)
+            without = pc.and_(is_given(column, name=name), pc.is_null(_bounded(column, name=name)))
+            lost[name] = pc.sum(without).as_py() or 0
+    return {name: count for name, count in lost.items() if count}
 
 
 def _repeats(ids: pa.Array, *, seen: set[str]) -> Iterator[bool]:
@@ -244,6 +284,20 @@ def _repeats(ids: pa.Array, *, seen: set[str]) -> Iterator[bool]:
         yield name in seen
         if name is not None:
             seen.add(name)
+
+
+def _size(block: Lines) -> int:
+    return len(block.rows) + len(block.broken)
+
+
+def _without_id(file: TableFile, rows: pa.Table, read: Sequence[ReadIds], *, reason: str) -> list[pa.Table]:
+    """The rejected rows that lack an id: one was inexact, or unreadable, or none was given (`reason`)."""
+    null, inexact, unreadable = (
+        reduce(pc.or_, of) for of in zip(*((pc.is_null(o.ids), o.inexact, o.unreadable) for o in read), strict=True)
+    )
+    faults = (inexact, INEXACT_ID), (pc.and_not(unreadable, inexact), UNREADABLE_ID)
+    missing = pc.and_not(null, pc.or_(inexact, unreadable))
+    return [_rejects(file, rows, rejected, reason=why) for rejected, why in (*faults, (missing, reason))]
 
 
 def _rejects(file: TableFile, rows: pa.Table, rejected: pa.Array, *, reason: str) -> pa.Table:

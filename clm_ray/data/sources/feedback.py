@@ -38,7 +38,7 @@ def read_feedback(recipe: Recipe, reading: Reading, *, workspace: Workspace, fir
         files=source.files,
         brings_ids=source.brings_ids,
         availability=read.table,
-        rejected=read.rejected,
+        beside={"feedback.availability": read},
         kept=source.kept,
     )
 

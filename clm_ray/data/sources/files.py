@@ -48,11 +48,10 @@ def read_files(recipe: Recipe, reading: Reading) -> Source:
         "users": config.users and read_users(config.users),
         "availability": config.availability and read_availability(config.availability),
     }
-    rejected = [part.rejected for part in parts.values() if part]
     return replace(
         source,
         **{name: part.table for name, part in parts.items() if part},
-        rejected=pa.concat_tables(rejected) if rejected else None,
+        beside={f"source.{name}": part for name, part in parts.items() if part},
         default_consent=config.users is None or config.users.consent is None,
     )
 
