@@ -132,6 +132,7 @@ def _made_windows(kind_I: NDArray[np.int64], candidates: range, *, seed: int) ->
             "item": had,
             "event": np.zeros(5, np.int32),
             "time": np.arange(5, dtype=np.int64),
+            "value": np.full(5, np.nan, np.float32),
         }
         contexts.append({**context, "dense": np.zeros((5, len(TOKEN_VALUES)), np.float32)})
         ones = np.ones(8, np.float32)
