@@ -179,8 +179,11 @@ class Recipe(Section):
         return self.model_copy(update={name: getattr(other, name) for name in _SERVED})
 
     def to_yaml(self) -> str:
-        """The full recipe, every knob spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The full recipe, every knob spelled out. An event type that it does not name itself (`log_types`) is left out: reading it adds the type again,
+        in the same place, and it stays one that the log's own rows may not have."""
+        raw = self.model_dump(mode="json")
+        raw["event_types"] = {name: raw["event_types"][name] for name in self.log_types}
+        return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
 def shipped_recipes() -> list[str]:

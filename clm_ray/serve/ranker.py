@@ -234,9 +234,8 @@ def _candidates(
         ]
         found = scorer.retrieve([states[place] for place in missing], count=count, allowed=may)
         retrieved = dict(zip(missing, found, strict=True))
-    size = len(
-        scorer.items
-    )  # a candidate that is newer, and that the store did not tell us of, costs itself and nobody else
+    # A candidate that is newer, and that the store did not tell us of, costs itself and nobody else.
+    size = len(scorer.items)
     every = [retrieved[place] if rows is None else rows[rows < size] for place, rows in enumerate(batch.rows)]
     return [
         rows[~np.isin(rows, own_items(state.history, vocabulary=scorer.vocabulary))] if wish.without_chosen else rows

@@ -285,3 +285,9 @@ def test_the_type_of_served_slates_is_one_of_the_log_where_the_recipe_names_it()
     assert _made(event_types={**types, "impression": {"roles": []}}).log_types == ("buy", "impression")
     assert pickle.loads(pickle.dumps(made)).log_types == ("buy",)
     assert made.model_copy(update={"name": "other"}).log_types == ("buy",)
+    again = recipe_from(yaml.safe_load(made.to_yaml()))
+    assert (again.log_types, again.digest(), tuple(again.event_types)) == (
+        ("buy",),
+        made.digest(),
+        ("buy", "impression"),
+    )
