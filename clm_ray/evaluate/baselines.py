@@ -241,7 +241,11 @@ def _calibrated(fitted: Baselines, later: Sample, texts: FrozenTexts | None) -> 
     return replace(
         fitted,
         click_scale={name: calibrated.fit_click(chance_P, later) for name, chance_P in chance.items()},
-        return_scale={name: calibrated.fit_returns(within_RB, later) for name, within_RB in within.items()},
+        # By stage, "recency only" would be told more than recency.
+        return_scale={
+            name: calibrated.fit_returns(within_RB, later, by_stage=name != "recency")
+            for name, within_RB in within.items()
+        },
     )
 
 

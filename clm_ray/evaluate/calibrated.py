@@ -37,14 +37,15 @@ def click(calibration: Calibration, probability_P: NDArray[np.floating]) -> NDAr
     return np.asarray(expit(calibration.apply(torch.from_numpy(_logit(probability_P))).numpy()), np.float32)
 
 
-def fit_returns(within_RJ: Floats, later: Sample) -> RetentionCalibration:
-    """By stage, of a baseline's chances of being active again by the end of each bin, at the references of `later`."""
-    return RetentionCalibration.fit(
+def fit_returns(within_RJ: Floats, later: Sample, *, by_stage: bool) -> RetentionCalibration:
+    """Of a baseline's chances of being active again by the end of each bin, at the references of `later`. `by_stage`: else one for all users."""
+    found = RetentionCalibration.fit(
         _hazard_logits(within_RJ),
         bin_R=later.bin_R.astype(np.int64),
         seen_R=later.seen_R.astype(np.int64),
         stage_R=later.stage_R,
     )
+    return found if by_stage else RetentionCalibration(found.pooled)
 
 
 def returns(calibration: RetentionCalibration, within_RJ: Floats, stage_R: NDArray[np.int8]) -> Floats:
