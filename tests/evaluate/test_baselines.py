@@ -216,6 +216,8 @@ def test_baselines_are_calibrated_on_later_rows_as_the_model_is(
         )
     assert "text_logistic" in after.click_scale
     full = sample.seen_R >= 4
+    assert not after.return_scale["recency"].by_stage, "the stages would tell it more than recency"
+    assert after.return_scale["rfm"].by_stage
     for name, within in after.active_within(sample.recency_RF, sample.stage_R).items():
         assert (np.diff(within, axis=1) >= 0).all()
         back = (gone[full] < 4).mean()
