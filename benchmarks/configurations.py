@@ -32,6 +32,7 @@ NEW_USERS: Mapping[str, tuple[str, ...]] = {f"one cut in time: {name}": keys for
 ABLATIONS: Mapping[str, tuple[str, ...]] = {
     "no identifiers": ("model.use_ids=false",),
     "no item neighbours": ("model.without=['neighbour_']",),
+    "no matrix factorisation": ("model.factors=null",),
     "no residuals": (f"model.without={list(NO_RESIDUALS)}",),
     "click alone": CLICK_ALONE,
     "weights not averaged": ("train.ema=0",),

@@ -52,6 +52,20 @@ class EncoderConfig(Section):
         return self
 
 
+class FactorsConfig(Section):
+    """Bayesian matrix factorisation of the training ratings by Gibbs sampling (Salakhutdinov & Mnih, 2008). What it expects of an item, given what the user rated so far,
+    goes into the click logit, weighted by the validation split (stacking). A release grows by 4 · samples · (width + 2) bytes per item."""
+
+    width: int = Field(default=12, ge=1)
+    """Length of the users' and items' vectors."""
+    samples: int = Field(default=20, ge=1)
+    """Samples that the prediction is the mean of."""
+    burn_in: int = Field(default=30, ge=0)
+    """Sweeps before the first sample."""
+    thin: int = Field(default=3, ge=1)
+    """Sweeps from one sample to the next."""
+
+
 Interaction = Literal["attention", "linear", "fm", "nfm", "neumf", "dcn"]
 Output = Literal["rating", "value", "next_action"]
 
@@ -95,6 +109,8 @@ class ModelConfig(Section):
     """Items with fewer training events share hashed identifier buckets."""
     id_buckets: int = Field(default=1024, ge=1)
     """Number of hashed buckets for rare and new items."""
+    factors: FactorsConfig | None = None
+    """A second opinion where there are explicit ratings, by matrix factorisation; `{}` for the defaults, None: none."""
     use_text: bool = True
     """Off: no text tower (ablation)."""
     use_ids: bool = True

@@ -15,10 +15,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from clm_ray.metrics.click import log_loss
-
-_STEPS = 50
-_RIDGE = 1e-3
-"""Pulls towards the identity: a handful of validation targets must not decide much."""
+from clm_ray.model.logistic import fitted, sigmoid
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,11 @@ class Calibration:
         if kind == "none" or not 0 < positives < len(label_N):
             return IDENTITY
         fit = _platt if kind == "platt" else _isotonic
-        fitted = fit(logit_N, label_N, weight_N=weight_N, offset_N=offset_N)
-        before = log_loss(label_N, probability=_sigmoid(logit_N + offset_N), weight=weight_N)
-        calibrated_N = fitted.apply(torch.from_numpy(logit_N)).numpy()
-        after = log_loss(label_N, probability=_sigmoid(calibrated_N + offset_N), weight=weight_N)
-        return fitted if fitted.slope > 0 and after < before else IDENTITY
+        found = fit(logit_N, label_N, weight_N=weight_N, offset_N=offset_N)
+        before = log_loss(label_N, probability=sigmoid(logit_N + offset_N), weight=weight_N)
+        calibrated_N = found.apply(torch.from_numpy(logit_N)).numpy()
+        after = log_loss(label_N, probability=sigmoid(calibrated_N + offset_N), weight=weight_N)
+        return found if found.slope > 0 and after < before else IDENTITY
 
     def apply(self, logit: Tensor) -> Tensor:
         """Calibrated logits, of the same shape. Differentiable."""
@@ -87,29 +84,12 @@ def _platt(
     weight_N: NDArray[np.float64],
     offset_N: NDArray[np.float64],
 ) -> Calibration:
-    """Maximum likelihood by damped Newton steps (Platt, 1999)."""
+    """Maximum likelihood (Platt, 1999)."""
     design = np.stack([logit_N, np.ones(len(logit_N))], axis=1)
-    start = np.array([1.0, 0.0])
-    parameters = start.copy()
-
-    def penalised(at: NDArray[np.float64]) -> float:
-        z = design @ at + offset_N
-        likelihood = float((weight_N * (np.logaddexp(0.0, z) - label_N * z)).sum())
-        return likelihood + 0.5 * _RIDGE * float(((at - start) ** 2).sum())
-
-    for _ in range(_STEPS):
-        p = _sigmoid(design @ parameters + offset_N)
-        gradient = design.T @ (weight_N * (p - label_N)) + _RIDGE * (parameters - start)
-        curvature = (design * (weight_N * p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        # Far from the optimum a whole step overshoots where most probabilities are near 0 or 1.
-        loss = penalised(parameters)
-        while np.abs(step).max() >= 1e-9 and penalised(parameters - step) > loss:
-            step /= 2.0
-        parameters = parameters - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return Calibration("platt", float(parameters[0]), float(parameters[1]), rows=len(label_N))
+    slope, intercept = fitted(
+        design, label_N, start=np.array([1.0, 0.0]), weight_N=weight_N, offset_N=offset_N
+    ).tolist()
+    return Calibration("platt", slope, intercept, rows=len(label_N))
 
 
 def _isotonic(
@@ -127,11 +107,11 @@ def _isotonic(
     weight_D = np.bincount(at, weight_N)
     used = weight_D > 0
     rate_D = np.bincount(at, weight_N * label_N)[used] / weight_D[used]
-    fitted = isotonic_regression(rate_D, weights=weight_D[used])
-    starts = fitted.blocks[:-1]
+    regression = isotonic_regression(rate_D, weights=weight_D[used])
+    starts = regression.blocks[:-1]
     mass_K = np.add.reduceat(weight_D[used], starts)
     middle_K = np.add.reduceat(weight_D[used] * logit_D[used], starts) / mass_K
-    rate_K = fitted.x[starts]
+    rate_K = regression.x[starts]
     if len(rate_K) < 2:
         return IDENTITY
     # A step without a positive (or a negative) says only that they are rare there.
@@ -143,7 +123,3 @@ def _isotonic(
         return IDENTITY
     knots = tuple(map(float, middle_K[inner])), tuple(map(float, calibrated_K))
     return Calibration("isotonic", logit_K=knots[0], calibrated_K=knots[1], rows=len(label_N))
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -60, 60)))

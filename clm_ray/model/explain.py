@@ -221,10 +221,10 @@ class _Score:
     def __call__(self, states_XSH: Tensor) -> Tensor:
         count = len(states_XSH)
         vectors = self.text.tower.pooled(states_XSH, self.mask_1S.expand(count, -1))
-        rows = np.full(count, self.item)
+        rows = np.full(count, self.item, np.int32)
         target = self.scorer.network.item_vectors(vectors, self.text.items.inputs(rows, np.arange(count)))
-        dense = self.scorer.click_features(self.state, rows[:1].astype(np.int32))
-        return self.scorer.logits_of(self.state, target, dense.expand(count, -1))
+        dense = self.scorer.click_features(self.state, rows[:1])
+        return self.scorer.logits_of(self.state, rows, target, dense.expand(count, -1))
 
 
 def _check_item(scorer: Scorer, item: int) -> None:

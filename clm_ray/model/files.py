@@ -2,6 +2,7 @@
 
 model.safetensors  model.json  encoder/  item_vectors.npy  item_text.npy  frozen_text_vectors.npy
 items.parquet  users.parquet  item_statistics.parquet  neighbours.parquet  features.json  recipe.yaml  training.json
+item_factors.npy  factors.safetensors      with model.factors
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from clm_ray.features.neighbours import ItemNeighbours
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.statistics import STATISTICS, ItemStatistics
 from clm_ray.model.calibration import IDENTITY, Calibration
+from clm_ray.model.factors import Factors
 from clm_ray.model.item_index import INDEX, ItemIndex
 from clm_ray.model.items import ItemVectors, UserTable
 from clm_ray.model.network import Network, Sizes
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
+from clm_ray.model.stacking import ALONE, Stacking
 from clm_ray.model.text import TextTower
 from clm_ray.schema import NEIGHBOURS
 
@@ -49,12 +52,14 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Description:
-    """model.json: shapes, the user vocabulary, the calibrations of click probabilities and of chances to come back."""
+    """model.json: shapes, the user vocabulary, the calibrations of click probabilities and of chances to come back, and how click logits are
+    stacked with expected ratings."""
 
     sizes: Sizes
     users: UserTable
     calibration: Calibration = IDENTITY
     retention: RetentionCalibration = UNCALIBRATED
+    stacking: Stacking = ALONE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -63,11 +68,12 @@ class Description:
             "users": asdict(self.users),
             "calibration": asdict(self.calibration),
             "retention_calibration": self.retention.to_dict(),
+            "stacking": asdict(self.stacking),
         }
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Description:
-        """Inverse of `to_dict`. Models made before there was a calibration of the chances to come back answer as they did."""
+        """Inverse of `to_dict`. Models made before there was a calibration of the chances to come back, or stacking, answer as they did."""
         users = {name: tuple(values) for name, values in raw["users"].items()}
         calibrated = "retention_calibration" in raw
         return Description(
@@ -75,6 +81,7 @@ class Description:
             UserTable(**users),
             Calibration.from_dict(raw["calibration"]),
             RetentionCalibration.from_dict(raw["retention_calibration"]) if calibrated else UNCALIBRATED,
+            Stacking(**raw.get("stacking", {})),
         )
 
 
@@ -139,6 +146,10 @@ class ModelFolder:
     def index(self) -> ItemIndex | None:
         """The index of the item vectors, where the release has one."""
         return ItemIndex.open(self.folder / INDEX, self.item_vectors())
+
+    def factors(self) -> Factors | None:
+        """The matrix factorisation of the ratings, where the model has one."""
+        return Factors.open(self.folder)
 
     def further_vectors(self) -> ItemVectors:
         """What the items bring along beside their texts."""

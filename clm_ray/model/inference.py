@@ -28,6 +28,7 @@ from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource, FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
 from clm_ray.model.calibration import IDENTITY, Calibration
+from clm_ray.model.factors import Factors
 from clm_ray.model.files import ModelFolder, columns_of
 from clm_ray.model.heads import Value
 from clm_ray.model.interactions import Fields
@@ -35,6 +36,7 @@ from clm_ray.model.item_index import ItemIndex
 from clm_ray.model.items import UserTable
 from clm_ray.model.network import Network, UserInputs, survival_from
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
+from clm_ray.model.stacking import ALONE, Stacking
 
 _PAIRS_PER_PASS = 1 << 14
 """Candidates scored in one pass of the click head: bounds memory."""
@@ -58,6 +60,8 @@ class UserState:
     history: History
     profile_D: NDArray[np.float32]
     token_TD: NDArray[np.float32]
+    taste_F: NDArray[np.float32] | None = None
+    """Of the matrix factorisation (model/factors.py): None where it has nothing to say."""
 
 
 class Scorer:
@@ -75,6 +79,8 @@ class Scorer:
         columns: dict[str, tuple[dict[str, str], dict[str, float]]],
         calibration: Calibration = IDENTITY,
         retention: RetentionCalibration = UNCALIBRATED,
+        factors: Factors | None = None,
+        stacking: Stacking = ALONE,
         index: ItemIndex | None = None,
     ) -> None:
         """`item_ID` may be mapped from a file: it is shared then, not copied. `index`: of these vectors; None: they are searched one by one."""
@@ -87,6 +93,8 @@ class Scorer:
         self._newer_N: NDArray[np.int64] = np.empty(0, np.int64)  # rows that the index does not know as they are now
         self.calibration = calibration
         self.retention = retention
+        self.factors = factors
+        self.stacking = stacking
         self._users = users
         self._columns = columns
 
@@ -114,6 +122,8 @@ class Scorer:
             users=description.users,
             calibration=description.calibration,
             retention=description.retention,
+            factors=files.factors(),
+            stacking=description.stacking,
             columns=columns,
             index=files.index(),
         )
@@ -162,7 +172,14 @@ class Scorer:
         state_BTD = self.network.user_states(token_BTD).numpy()
         tokens = token_BTD.numpy()
         return [
-            UserState(r.user_id, r.time, history, state_BTD[b, len(c)].copy(), tokens[b, : len(c) + 1].copy())
+            UserState(
+                r.user_id,
+                r.time,
+                history,
+                state_BTD[b, len(c)].copy(),
+                tokens[b, : len(c) + 1].copy(),
+                taste_of(self.factors, history, vocabulary=self.vocabulary),
+            )
             for b, (r, history, c) in enumerate(zip(requests, histories, contexts, strict=True))
         ]
 
@@ -210,17 +227,23 @@ class Scorer:
     def click_logits(
         self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
     ) -> list[NDArray[np.float32]]:
-        """Calibrated logit of `click`'s probabilities, per user."""
+        """Logit of `click`'s probabilities, per user."""
         found = [np.empty(len(rows), np.float32) for rows in items]
         for pieces in _passes([len(rows) for rows in items]):
             some, rows = [states[place] for place, _ in pieces], [items[place][cut] for place, cut in pieces]
             dense_BQS = pad(self._click_features(some, rows), torch.float32, width=len(self.spec.click.chosen))
             target_BQD = self._item_ID[pad([r.astype(np.int64) for r in rows], torch.int64)]
             logit_BQ = self.network.click_logits_of(self._fields(some, target_BQD, dense_BQS))
-            calibrated_BQ = self.calibration.apply(logit_BQ).numpy()
+            calibrated_BQ = self.calibration.apply(logit_BQ)
             for b, ((place, cut), row_C) in enumerate(zip(pieces, rows, strict=True)):
-                found[place][cut] = calibrated_BQ[b, : len(row_C)]
+                found[place][cut] = self._stacked(some[b], row_C, calibrated_BQ[b, : len(row_C)]).numpy()
         return found
+
+    def _stacked(self, state: UserState, row_C: NDArray[np.int32], logit_C: Tensor) -> Tensor:
+        """Calibrated logits with what the ratings say of this user and these items."""
+        if self.factors is None:
+            return logit_C
+        return self.stacking.apply(logit_C, self.factors.expected(state.taste_F, row_C))
 
     def _click_features(
         self, states: Sequence[UserState], items: Sequence[NDArray[np.int32]]
@@ -234,10 +257,10 @@ class Scorer:
         """[C, S]: the dense features that the click head gets with each candidate."""
         return torch.from_numpy(self._click_features([state], [rows])[0])
 
-    def logits_of(self, state: UserState, target_CD: Tensor, dense_CS: Tensor) -> Tensor:
-        """Calibrated click logits [C] of item vectors, whether of the catalogue or not. Differentiable in both."""
+    def logits_of(self, state: UserState, row_C: NDArray[np.int32], target_CD: Tensor, dense_CS: Tensor) -> Tensor:
+        """Click logits [C] of items with other vectors than those of the catalogue. Differentiable in vectors and features."""
         logit = self.network.click_logits_of(self._fields([state], target_CD[None], dense_CS[None]))[0]
-        return self.calibration.apply(logit)
+        return self._stacked(state, row_C, self.calibration.apply(logit))
 
     @torch.inference_mode()
     def ratings(
@@ -375,6 +398,11 @@ def _passes(sizes: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:
         some.append((place, slice(first, first + size)))
     if some:
         yield some
+
+
+def taste_of(factors: Factors | None, past: History, *, vocabulary: EventVocabulary) -> NDArray[np.float32] | None:
+    """What the ratings of a history say of the user's taste; the history ends before the moment that is asked about."""
+    return factors.taste(past.item_N, vocabulary.ratings(past)) if factors is not None else None
 
 
 def own_items(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clm_ray.model.factors import Factors
 from clm_ray.model.files import ENCODER, ITEM_VECTORS, TABLES, save_weights
 from clm_ray.train.setup import Assembled, Prepared
 
@@ -42,6 +43,7 @@ def export_model(
     vectors: NDArray[np.float32],
     frozen: NDArray[np.float32],
     history: dict[str, Any],
+    factors: Factors | None = None,
 ) -> None:
     """Write to a hidden folder, then swap it in: a reader never sees half a model."""
     fresh = folder.with_name(f".{folder.name}.new")
@@ -53,6 +55,8 @@ def export_model(
     np.save(fresh / "item_text.npy", prepared.items.text_I)
     np.save(fresh / "item_slot.npy", prepared.items.slot_I)
     np.save(fresh / "frozen_text_vectors.npy", frozen)
+    if factors is not None:
+        factors.save(fresh)
     if assembled.tokenizer is not None:
         assembled.encoder_config.save_pretrained(fresh / ENCODER)
         assembled.tokenizer.save_pretrained(fresh / ENCODER)

@@ -13,6 +13,7 @@ from clm_ray.errors import ConfigError, ReleaseError
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import ModelFolder
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
+from clm_ray.model.stacking import ALONE, Stacking
 
 _FIELD = "train.calibration_from"
 _SAME = ("impressions", "retention", "model")
@@ -29,14 +30,14 @@ def with_judged_model(recipe: Recipe, workspace: Workspace) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"calibration_from": str(folder)})})
 
 
-def judged_calibrations(recipe: Recipe) -> tuple[Calibration, RetentionCalibration]:
-    """Those of the judged model, as far as the recipe asks for calibration; none where it names no such model.
+def judged_calibrations(recipe: Recipe) -> tuple[Calibration, RetentionCalibration, Stacking]:
+    """Those of the judged model, as far as the recipe asks for calibration, and its stacking; none where it names no such model.
 
     Raises ConfigError where that is no model, one of other settings, or has no calibrations itself.
     """
     train = recipe.train
     if train.calibration_from is None:
-        return IDENTITY, UNCALIBRATED
+        return IDENTITY, UNCALIBRATED, ALONE
     try:
         files = ModelFolder.open(Path(train.calibration_from).expanduser())
     except ReleaseError as error:
@@ -66,6 +67,7 @@ def judged_calibrations(recipe: Recipe) -> tuple[Calibration, RetentionCalibrati
     return (
         found.calibration if train.calibration != "none" else IDENTITY,
         found.retention if train.retention_calibration != "none" else UNCALIBRATED,
+        found.stacking,
     )
 
 

@@ -33,6 +33,7 @@ from clm_ray.train.batches import BatchMaker
 from clm_ray.train.checkpoint import Found, Progress
 from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
+from clm_ray.train.factors import ExpectedRatings
 from clm_ray.train.guards import leak_warnings
 from clm_ray.train.judged import missing_calibration
 from clm_ray.train.losses import loss_weights, told_losses
@@ -86,6 +87,7 @@ class Worker:
     git: str
     place: Place
     report: Report
+    ratings: ExpectedRatings | None = None
     average: Average | None = None
     progress: Progress = field(default_factory=Progress)
     last_checkpoint: str = "none"
@@ -124,6 +126,7 @@ class Worker:
             git,
             place,
             report,
+            ExpectedRatings.of(run, dataset, recipe),
         )
         if recipe.train.ema:
             worker.average = Average(assembled.model, recipe.train.ema, rank=place.rank)
@@ -295,6 +298,7 @@ class Worker:
             self.valid,
             self.maker,
             stages=self.stages,
+            ratings=self.ratings,
             rank=place.rank,
             world=place.world,
             device=place.device,
@@ -332,7 +336,12 @@ class Worker:
         history = {"epochs": progress.epochs, "warnings": progress.warnings}
         description = self.assembled.description
         if not self.recipe.split.refit:
-            description = replace(description, calibration=validation.calibration, retention=validation.retention)
+            description = replace(
+                description,
+                calibration=validation.calibration,
+                retention=validation.retention,
+                stacking=validation.stacking,
+            )
         if self.place.rank == 0:
             export_model(
                 self.model_folder,
@@ -342,6 +351,7 @@ class Worker:
                 vectors=vectors,
                 frozen=self.frozen,
                 history={**history, "git": self.git, "dataset": self.prepared.manifest["id"]},
+                factors=self.ratings.factors if self.ratings is not None else None,
             )
 
     def _checkpoint(self, metrics: dict[str, float], *, last_trained: NDArray[np.int64]) -> None:

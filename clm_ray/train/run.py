@@ -16,6 +16,7 @@ from clm_ray.data.manifest import read_manifest
 from clm_ray.errors import DivergenceError, TrainError
 from clm_ray.model.text import check_encoder
 from clm_ray.train.engine import settings
+from clm_ray.train.factors import fit_factors
 from clm_ray.train.identity import identity, refuse_another, write_identity
 from clm_ray.train.judged import judged_calibrations, with_judged_model
 from clm_ray.train.narrate import following
@@ -102,11 +103,13 @@ def _say_what_is_missing(config: TrainConfig, *, say: Say) -> None:
 def fit(recipe: Recipe, dataset: Path, run: Path, *, say: Say, callbacks: tuple[Any, ...] = ()) -> None:
     """Run the workers until the run is finished, from its last checkpoint if there is one. `callbacks`: Ray Train's.
 
-    Raises TrainError where the workers failed more often than train.max_failures, DivergenceError where the loss diverged.
+    Raises TrainError where the workers failed more often than train.max_failures or there is nothing to factorise, DivergenceError where the
+    loss diverged.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    fit_factors(recipe, dataset, run, say=say)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={

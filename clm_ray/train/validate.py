@@ -21,9 +21,11 @@ from clm_ray.model.heads import Value
 from clm_ray.model.network import survival_from
 from clm_ray.model.recommender import Batch, Recommender
 from clm_ray.model.retention_calibration import RetentionCalibration
+from clm_ray.model.stacking import ALONE, Stacking
 from clm_ray.train.batches import BatchMaker
+from clm_ray.train.factors import ExpectedRatings
 from clm_ray.train.reference_stages import ReferenceStages
-from clm_ray.train.windows import WindowSet
+from clm_ray.train.windows import Windows, WindowSet
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Validation:
     metrics: dict[str, float]
     calibration: Calibration
     retention: RetentionCalibration
+    stacking: Stacking = ALONE
 
 
 @torch.no_grad()
@@ -42,18 +45,20 @@ def validate(
     maker: BatchMaker,
     *,
     stages: ReferenceStages,
+    ratings: ExpectedRatings | None = None,
     rank: int,
     world: int,
     device: torch.device,
 ) -> Validation:
     """Metrics click_auc, click_log_loss, retention_auc (at the longest reported horizon); NaN where there is nothing
-    to measure; and the calibrations of this epoch's click logits and, by life-cycle stage, hazard logits.
+    to measure; and the calibrations of this epoch's click logits and, by life-cycle stage, hazard logits, and how the click logits are
+    stacked with the expected ratings.
 
     With further outputs also rating_rmse, value_mae (both in the units of the data), value_ratio (predicted by actual sum) and
     next_action_log_loss; with a fairness penalty group_gap (largest less smallest group mean of what it penalises).
     """
     model.eval()
-    click: list[NDArray[np.float64]] = [np.empty((0, 4))]
+    click: list[NDArray[np.float64]] = [np.empty((0, 5))]
     hazards = [np.empty((0, len(maker.recipe.retention.bin_ends) + 3))]
     size = maker.recipe.train.windows_per_step
     further = _Further(model)
@@ -64,7 +69,8 @@ def validate(
         logit = model.click_logits(batch, item_UD, token_BTD, state_BTD)
         keep = batch.click.weight_BQ > 0
         columns = (logit, batch.click.label_BQ, batch.click.weight_BQ, batch.click.offset_BQ)
-        click.append(torch.stack([c[keep] for c in columns], dim=1).double().cpu().numpy())
+        found = torch.stack([c[keep] for c in columns], dim=1).double().cpu().numpy()
+        click.append(np.column_stack([found, _expected(ratings, batch_windows.share(rank, world))]))
         hazards.append(
             _hazards(model.hazard_logits(batch, state_BTD), batch, stages.at(batch_windows.share(rank, world)))
         )
@@ -75,8 +81,11 @@ def validate(
     bin_R, seen_R, stage_R = hazard_RH[:, -3:].astype(np.int64).T
     logit_RJ, full_R = hazard_RH[:, :-3], seen_R > last
     returned_R = survival_from(torch.from_numpy(logit_RJ[full_R]))[:, last].numpy()
-    logits, labels, weights, offsets = clicks.T
+    logits, labels, weights, offsets, expected = clicks.T
     probability = 1.0 / (1.0 + np.exp(-(logits + offsets)))
+    calibration = Calibration.fit(
+        logits, labels, weight_N=weights, offset_N=offsets, kind=maker.recipe.train.calibration
+    )
     return Validation(
         metrics={
             "click_auc": auc(labels, score=probability, weight=weights),
@@ -84,9 +93,7 @@ def validate(
             "retention_auc": auc(bin_R[full_R] <= last, score=returned_R),
             **further.metrics(world),
         },
-        calibration=Calibration.fit(
-            logits, labels, weight_N=weights, offset_N=offsets, kind=maker.recipe.train.calibration
-        ),
+        calibration=calibration,
         retention=RetentionCalibration.fit(
             logit_RJ,
             bin_R=bin_R,
@@ -94,7 +101,20 @@ def validate(
             stage_R=stage_R.astype(np.int8),
             kind=maker.recipe.train.retention_calibration,
         ),
+        stacking=Stacking.fit(
+            calibration.apply(torch.from_numpy(logits)).numpy(),
+            labels,
+            rating_N=expected,
+            weight_N=weights,
+            offset_N=offsets,
+        ),
     )
+
+
+def _expected(ratings: ExpectedRatings | None, windows: Windows) -> NDArray[np.float64]:
+    """Expected rating of each target that counts, in the order of windows and targets; NaN where there is none."""
+    counts_T = np.concatenate([np.empty(0, bool), *(target["weight"] > 0 for target in windows.target)])
+    return ratings.at(windows)[counts_T] if ratings is not None else np.full(int(counts_T.sum()), np.nan)
 
 
 def _hazards(logit_BRJ: Tensor, batch: Batch, stage_R: NDArray[np.int8]) -> NDArray[np.float64]:

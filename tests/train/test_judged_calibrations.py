@@ -18,6 +18,7 @@ from clm_ray.errors import ConfigError
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import DESCRIPTION, Description, ModelFolder
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
+from clm_ray.model.stacking import Stacking
 from clm_ray.train.judged import judged_calibrations, missing_calibration, with_judged_model
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,7 @@ CLICKS = Calibration("platt", 0.8, -0.3, rows=100)
 RETURNS = RetentionCalibration(
     Calibration("platt", 1.2, 0.1, rows=300), {"new": Calibration("platt", 0.9, 0.4, rows=250)}
 )
+STACKED = Stacking(0.7, 0.9, -3.0, rows=80)
 
 
 def refit(recipe: Recipe, **train: Any) -> Recipe:
@@ -41,7 +43,7 @@ def judged(worlds: Worlds, recipe_of: RecipeOf, small_data: Path, tmp_path_facto
     runs.mkdir()
     model = worlds(1).train(recipe_of(epochs=1), small_data, runs / "judged").run / "model"
     was = ModelFolder.open(model).description()
-    known = Description(was.sizes, was.users, CLICKS, RETURNS)
+    known = Description(was.sizes, was.users, CLICKS, RETURNS, STACKED)
     (model / DESCRIPTION).write_text(json.dumps(known.to_dict()), encoding="utf-8")
     return model
 
@@ -64,7 +66,7 @@ def test_a_refit_run_has_the_calibrations_of_the_judged_one(
 ) -> None:
     asked = with_judged_model(refit(recipe_of(epochs=1), calibration_from="judged"), Workspace(judged.parents[2]))
     ended, description = _trained(worlds, asked, all_data, tmp_path / "run")
-    assert (description.calibration, description.retention) == (CLICKS, RETURNS)
+    assert (description.calibration, description.retention, description.stacking) == (CLICKS, RETURNS, STACKED)
     assert f"calibrations are those of {judged}" in ended.lines
     assert ended.history["warnings"] == []
 
@@ -89,9 +91,9 @@ def test_nothing_is_missing_where_nothing_is_asked_for(recipe_of: RecipeOf) -> N
 
 def test_a_calibration_that_is_not_asked_for_is_not_taken(recipe_of: RecipeOf, judged: Path) -> None:
     one = refit(recipe_of(), calibration_from=str(judged), calibration="none")
-    assert judged_calibrations(one) == (IDENTITY, RETURNS)
+    assert judged_calibrations(one) == (IDENTITY, RETURNS, STACKED)
     other = refit(recipe_of(), calibration_from=str(judged), retention_calibration="none")
-    assert judged_calibrations(other) == (CLICKS, UNCALIBRATED)
+    assert judged_calibrations(other) == (CLICKS, UNCALIBRATED, STACKED)
 
 
 def test_a_run_is_found_by_name_or_by_its_model_folder(recipe_of: RecipeOf, judged: Path, tmp_path: Path) -> None:
