@@ -19,7 +19,6 @@ from clm_ray.config.recipe import Recipe
 from clm_ray.data.buckets import stable_hash128
 from clm_ray.data.columns import ragged
 from clm_ray.errors import TrainError
-from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import EMPTY
 from clm_ray.model.factors import PRIOR, Factors, Ratings, factorise
 from clm_ray.model.inference import taste_of
@@ -86,20 +85,16 @@ class ExpectedRatings:
 
     factors: Factors
     histories: Histories
-    vocabulary: EventVocabulary
     most: int
     _found: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
 
     @staticmethod
-    def of(run: Path, dataset: Path, recipe: Recipe) -> ExpectedRatings | None:
+    def of(run: Path, recipe: Recipe, histories: Histories) -> ExpectedRatings | None:
         """With the factors of a run; None where the recipe asks for none."""
         factors = Factors.open(run / FOLDER) if recipe.model.factors is not None else None
         if factors is None:
             return None
-        vocabulary = EventVocabulary(recipe.event_types)
-        return ExpectedRatings(
-            factors, Histories.of(dataset, recipe, vocabulary), vocabulary, recipe.features.max_history
-        )
+        return ExpectedRatings(factors, histories, recipe.features.max_history)
 
     def at(self, windows: Windows) -> NDArray[np.float64]:
         """float64: for each target of the windows, one window after the other; NaN where there is none. Found once per window: it asks for the same
@@ -114,9 +109,10 @@ class ExpectedRatings:
     def _window(self, user: str, time_T: NDArray[np.int64], item_T: NDArray[np.int32]) -> NDArray[np.float64]:
         expected_T = np.full(len(item_T), np.nan)
         whole = self.histories.of_user(user) if len(item_T) else EMPTY
-        known = whole.select(self.vocabulary.counts(whole))
+        vocabulary = self.histories.vocabulary
+        known = whole.select(vocabulary.counts(whole))
         for moment in np.unique(time_T):
             at = time_T == moment
-            taste = taste_of(self.factors, known.within_reach(int(moment), self.most), vocabulary=self.vocabulary)
+            taste = taste_of(self.factors, known.within_reach(int(moment), self.most), vocabulary=vocabulary)
             expected_T[at] = self.factors.expected(taste, item_T[at])
         return expected_T

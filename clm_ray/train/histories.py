@@ -29,9 +29,9 @@ class Histories:
     _kept: dict[int, dict[str, History]] = field(default_factory=dict)
 
     @staticmethod
-    def of(dataset: Path, recipe: Recipe, vocabulary: EventVocabulary) -> Histories:
+    def of(dataset: Path, recipe: Recipe) -> Histories:
         """Of an opened dataset."""
-        return Histories(dataset / "events", recipe.sequences.buckets, vocabulary)
+        return Histories(dataset / "events", recipe.sequences.buckets, EventVocabulary(recipe.event_types))
 
     def of_user(self, user: str) -> History:
         """Everything in the log about a user, oldest first."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from clm_ray.config.recipe import Recipe
 from clm_ray.errors import DivergenceError, TrainError
+from clm_ray.lifecycle.stages import Thresholds
 from clm_ray.model.recommender import LOSSES, Batch
 from clm_ray.train import checkpoint
 from clm_ray.train.ahead import ahead
@@ -35,6 +36,7 @@ from clm_ray.train.engine import rate_factor, set_rates, start_engine
 from clm_ray.train.export import export_model, item_vectors
 from clm_ray.train.factors import ExpectedRatings
 from clm_ray.train.guards import leak_warnings
+from clm_ray.train.histories import Histories
 from clm_ray.train.judged import missing_calibration
 from clm_ray.train.losses import loss_weights, told_losses
 from clm_ray.train.narrate import tell
@@ -110,6 +112,7 @@ class Worker:
             prepared, assembled, rank=place.rank, world=place.world, device=place.device, say=say
         )
         found = checkpoint.find(run, rank=place.rank, say=say)
+        histories = Histories.of(dataset, recipe)
         universal = found is not None and found.needs_conversion(recipe.train, world=place.world)
         worker = Worker(
             recipe,
@@ -119,14 +122,14 @@ class Worker:
             batch_maker(prepared, lower),
             train,
             valid,
-            ReferenceStages.of(dataset, recipe, prepared.manifest),
+            ReferenceStages(histories, Thresholds.from_dict(prepared.manifest["thresholds"])),
             Schedule.plan(recipe.train, len(train)),
             frozen,
             model_folder,
             git,
             place,
             report,
-            ExpectedRatings.of(run, dataset, recipe),
+            ExpectedRatings.of(run, recipe, histories),
         )
         if recipe.train.ema:
             worker.average = Average(assembled.model, recipe.train.ema, rank=place.rank)

@@ -9,8 +9,9 @@ import numpy as np
 from small_shop import SmallShop, make_shop
 
 from clm_ray.config.recipe import load_recipe
-from clm_ray.lifecycle.stages import stages_at
+from clm_ray.lifecycle.stages import Thresholds, stages_at
 from clm_ray.schema import VALID
+from clm_ray.train.histories import Histories
 from clm_ray.train.reference_stages import ReferenceStages
 
 
@@ -18,7 +19,7 @@ def test_references_are_in_the_stage_that_the_whole_history_says(small_data: Pat
     recipe = load_recipe(str(small_data / "recipe.yaml"))
     shop: SmallShop = make_shop(recipe=recipe)
     manifest = json.loads((small_data / "manifest.json").read_text(encoding="utf-8"))
-    stages = ReferenceStages.of(small_data, recipe, manifest)
+    stages = ReferenceStages(Histories.of(small_data, recipe), Thresholds.from_dict(manifest["thresholds"]))
     windows = shop.batch_windows(split=VALID)
     expected = []
     for user, reference in zip(windows.user, windows.reference, strict=True):
@@ -37,4 +38,5 @@ def test_windows_without_references_have_none(small_data: Path) -> None:
     recipe = load_recipe(str(small_data / "recipe.yaml"))
     manifest = json.loads((small_data / "manifest.json").read_text(encoding="utf-8"))
     windows = make_shop(recipe=recipe).batch_windows(count=0, split=VALID)
-    assert ReferenceStages.of(small_data, recipe, manifest).at(windows).tolist() == []
+    stages = ReferenceStages(Histories.of(small_data, recipe), Thresholds.from_dict(manifest["thresholds"]))
+    assert stages.at(windows).tolist() == []

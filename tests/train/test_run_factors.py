@@ -113,8 +113,7 @@ def _planted(data: Path) -> Factors:
 
 
 def _whole(data: Path, recipe: Recipe) -> dict[str, History]:
-    vocabulary = EventVocabulary(recipe.event_types)
-    histories = Histories.of(data, recipe, vocabulary)
+    histories = Histories.of(data, recipe)
     users = {user for user, _ in _targets(data, VALID)}
     return {user: histories.of_user(user) for user in users}
 
@@ -126,7 +125,7 @@ def test_validation_and_scoring_expect_the_same_from_what_came_before_alone(
     (tmp_path / FOLDER).mkdir()
     factors = _planted(rated_data)
     factors.save(tmp_path / FOLDER)
-    ratings = ExpectedRatings.of(tmp_path, rated_data, recipe)
+    ratings = ExpectedRatings.of(tmp_path, recipe, Histories.of(rated_data, recipe))
     assert ratings is not None
     vocabulary, whole = EventVocabulary(recipe.event_types), _whole(rated_data, recipe)
     _, valid = training_windows(rated_data)
@@ -145,7 +144,8 @@ def test_validation_and_scoring_expect_the_same_from_what_came_before_alone(
 
 
 def test_of_a_recipe_without_factors_nothing_is_expected(recipe_of: RecipeOf, rated_data: Path, tmp_path: Path) -> None:
-    assert ExpectedRatings.of(tmp_path, rated_data, recipe_of()) is None
+    recipe = recipe_of()
+    assert ExpectedRatings.of(tmp_path, recipe, Histories.of(rated_data, recipe)) is None
 
 
 @pytest.mark.slow
