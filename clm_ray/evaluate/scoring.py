@@ -31,7 +31,8 @@ from clm_ray.evaluate.retrieval import FOLDER as RETRIEVAL
 from clm_ray.evaluate.retrieval import RetrievalBaselines
 from clm_ray.evaluate.sampling import each_bucket, frozen_texts, pair_features
 from clm_ray.metrics.ranking import tie_break
-from clm_ray.model.inference import Scorer, UserRequest, UserState, own_items
+from clm_ray.model.inference import Scorer, UserRequest, UserState
+from clm_ray.model.retrieval import own_items
 from clm_ray.schema import TIMESTAMP
 
 PARTS = ("click", "catalogue", "retention")

@@ -13,7 +13,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +25,18 @@ from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSource, FeatureSpec
-from clm_ray.features.tokens import TOKEN_VALUES, USER_MEAN_EVENTS, token_values
+from clm_ray.features.tokens import USER_MEAN_EVENTS, token_values
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.factors import Factors
 from clm_ray.model.files import ModelFolder, columns_of
 from clm_ray.model.heads import Value
+from clm_ray.model.inputs import pad, user_inputs
 from clm_ray.model.interactions import Fields
 from clm_ray.model.item_index import ItemIndex
 from clm_ray.model.items import UserTable
-from clm_ray.model.network import Network, UserInputs, survival_from
+from clm_ray.model.network import Network, survival_from
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
+from clm_ray.model.retrieval import first_distinct, nearest, own_items, without
 from clm_ray.model.stacking import ALONE, Stacking
 
 _PAIRS_PER_PASS = 1 << 14
@@ -339,44 +340,15 @@ class Scorer:
         own = [own_items(state.history, vocabulary=self.vocabulary) for state in states]
         masks = list(allowed or [None] * len(states))
         if len(gone := self.items.gone_G):
-            masks = [self._without(mask, gone) for mask in masks]
+            masks = [without(mask, gone, items=len(self.items)) for mask in masks]
         repeat = self.recipe.serve.repeat
         if not repeat:
-            masks = [self._without(mask, mine) for mask, mine in zip(masks, own, strict=True)]
-        best = self._nearest(query_BD, masks, count=count)
+            masks = [without(mask, mine, items=len(self.items)) for mask, mine in zip(masks, own, strict=True)]
+        best = nearest(query_BD, self._item_ID, masks, count=count, index=self.index, newer_N=self._newer_N)
         if not repeat:
             return best
         mine_B = [o if mask is None else o[mask[o]] for o, mask in zip(own, masks, strict=True)]
-        return [_first_distinct(o[: count // 2], r, count) for o, r in zip(mine_B, best, strict=True)]
-
-    def _newer(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        rows = np.unique(self._newer_N)
-        return rows.astype(np.int32), self._item_ID[torch.from_numpy(rows)].numpy()
-
-    def _without(self, mask: NDArray[np.bool_] | None, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-        kept = np.ones(len(self.items), bool) if mask is None else mask.copy()
-        kept[rows] = False
-        return kept
-
-    def _nearest(
-        self, query_BD: Tensor, masks: Sequence[NDArray[np.bool_] | None], *, count: int
-    ) -> list[NDArray[np.int32]]:
-        """Rows with the highest retrieval score among those allowed: by the index where the release has one, else exactly."""
-        found: dict[int, NDArray[np.int32]] = {}
-        if self.index is not None:
-            found = self.index.search(query_BD.numpy(), masks, count=count, beside=self._newer())
-        rest = [b for b in range(len(masks)) if b not in found]
-        if rest:
-            score = query_BD[rest] @ self._item_ID.T
-            score[:, 0] = float("-inf")
-            for n, b in enumerate(rest):
-                mask = masks[b]
-                if mask is not None:
-                    score[n, torch.from_numpy(~mask)] = float("-inf")
-            best, rows = torch.topk(score, min(count, score.shape[1] - 1), dim=1)
-            for b, r, v in zip(rest, rows, best, strict=True):
-                found[b] = r[v > float("-inf")].numpy().astype(np.int32)
-        return [found[b] for b in range(len(masks))]
+        return [first_distinct(o[: count // 2], r, count) for o, r in zip(mine_B, best, strict=True)]
 
     def item_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Item vectors [C, D] of the given rows."""
@@ -403,52 +375,3 @@ def _passes(sizes: Sequence[int]) -> Iterator[list[tuple[int, slice]]]:
 def taste_of(factors: Factors | None, past: History, *, vocabulary: EventVocabulary) -> NDArray[np.float32] | None:
     """What the ratings of a history say of the user's taste; the history ends before the moment that is asked about."""
     return factors.taste(past.item_N, vocabulary.ratings(past)) if factors is not None else None
-
-
-def own_items(history: History, *, vocabulary: EventVocabulary) -> NDArray[np.int32]:
-    """Item rows of a user's context events, most events first."""
-    seen = history.item_N[vocabulary.is_context(history) & (history.item_N > 0)]
-    items, events = np.unique(seen, return_counts=True)
-    return items[np.lexsort((items, -events))]
-
-
-def _first_distinct(first: NDArray[np.int32], then: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    return np.concatenate([first, then[~np.isin(then, first)]])[:count]
-
-
-def user_inputs(
-    *,
-    items: Sequence[NDArray[Any]],
-    events: Sequence[NDArray[Any]],
-    values: Sequence[NDArray[np.float32]],
-    columns: Sequence[tuple[dict[str, str], dict[str, float]]],
-    table: UserTable,
-) -> UserInputs:
-    """Pad ragged windows and code the users' columns: the same function in training and scoring."""
-    codes = [table.codes(categorical) for categorical, _ in columns]
-    return UserInputs(
-        item_BN=pad(items, torch.int64),
-        event_BN=pad(events, torch.int64),
-        value_BNV=pad(values, torch.float32, width=len(TOKEN_VALUES)),
-        user_category=torch.tensor([c for row in codes for c in row]),
-        user_category_start_B=torch.tensor(np.cumsum([0, *(len(row) for row in codes[:-1])])),
-        user_number_B=torch.tensor([table.scaled(numeric) for _, numeric in columns], dtype=torch.float32),
-    )
-
-
-def pad(arrays: Sequence[NDArray[Any]], dtype: torch.dtype, *, width: int | None = None, least: int = 0) -> Tensor:
-    """[B, longest] or, with `width`, [B, longest, width]; short rows end with zeros, and `longest` is at least `least`."""
-    length_B = np.array([len(a) for a in arrays], np.int64)
-    empty = np.empty((0, width) if width is not None else 0)
-    return padded(np.concatenate([empty, *(a for a in arrays if len(a))]), length_B, dtype, least=least)
-
-
-def padded(values: NDArray[Any], length_B: NDArray[np.int64], dtype: torch.dtype, *, least: int = 0) -> Tensor:
-    """As `pad`, from the rows' values one after the other and the rows' lengths."""
-    longest = int(length_B.max(initial=least))
-    out = np.zeros((len(length_B), longest, *values.shape[1:]), _NUMPY[dtype])
-    out[np.arange(longest) < length_B[:, None]] = values
-    return torch.from_numpy(out)
-
-
-_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.float32: np.float32}

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from clm_ray.config.serve import FreshnessConfig
 from clm_ray.config.stages import STAGES, Stage
 from clm_ray.config.strategy import StageStrategy
-from clm_ray.model.inference import Scorer, UserState, own_items
+from clm_ray.model.inference import Scorer, UserState
+from clm_ray.model.retrieval import own_items
 from clm_ray.serve.drift import ScoreWatch
 from clm_ray.serve.hops import ANYTHING, RankBatch, Ranked, Wish
 from clm_ray.serve.near import NearCategories

@@ -19,7 +19,7 @@ from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import History
 from clm_ray.features.spec import FeatureSpec
 from clm_ray.features.tokens import TOKEN_VALUES
-from clm_ray.model.inference import padded, user_inputs
+from clm_ray.model.inputs import padded, user_inputs
 from clm_ray.model.items import ItemTable, UserTable
 from clm_ray.model.recommender import (
     LOSSES,

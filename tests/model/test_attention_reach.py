@@ -11,7 +11,7 @@ import torch
 from small_shop import make_shop
 from torch import Tensor
 
-from clm_ray.model.inference import user_inputs
+from clm_ray.model.inputs import user_inputs
 from clm_ray.model.network import Network
 
 REACH = 6  # max_context of the small shop
