@@ -39,12 +39,25 @@ _ITEM_BITS = 32
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Entries of one relation, sorted by (slice, item)."""
+    """Entries of one relation, sorted by (slice, item, neighbour)."""
 
     slice_E: NDArray[np.int32]
     item_E: NDArray[np.int32]
     neighbour_E: NDArray[np.int32]
     similarity_E: NDArray[np.float32]
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the entries are in the order of (slice, item, neighbour)."""
+        step_E = np.diff(self._key_E)
+        within_E = np.diff(self.neighbour_E) > 0
+        return bool(((step_E > 0) | ((step_E == 0) & within_E)).all())
+
+    def take(self, order_E: NDArray[np.int64]) -> Neighbours:
+        """The entries in another order."""
+        return Neighbours(
+            self.slice_E[order_E], self.item_E[order_E], self.neighbour_E[order_E], self.similarity_E[order_E]
+        )
 
     @cached_property
     def _key_E(self) -> NDArray[np.int64]:
@@ -79,13 +92,18 @@ class ItemNeighbours:
         neighbour: NDArray[np.int32],
         similarity: NDArray[np.float32],
     ) -> ItemNeighbours:
-        """From the columns of schema.NEIGHBOURS, in any order. `relation`: position in RELATIONS."""
-        order = np.lexsort((neighbour, item, end))
-        ends, slices = np.unique(end, return_inverse=True)
+        """From the columns of schema.NEIGHBOURS, in any order (fast where they are sorted, as datasets have them). `relation`: position in
+        RELATIONS."""
+        ends = np.unique(end[np.flatnonzero(np.diff(end, prepend=end[:1] - 1))])  # of each run of equal ones the first
 
         def of(which: int) -> Neighbours:
-            mine = order[relation[order] == which]
-            return Neighbours(slices[mine].astype(np.int32), item[mine], neighbour[mine], similarity[mine])
+            mine = np.flatnonzero(relation == which)
+            found = Neighbours(
+                np.searchsorted(ends, end[mine]).astype(np.int32), item[mine], neighbour[mine], similarity[mine]
+            )
+            return (
+                found if found.is_sorted else found.take(np.lexsort((found.neighbour_E, found.item_E, found.slice_E)))
+            )
 
         return ItemNeighbours(ends, of(0), of(1))
 
