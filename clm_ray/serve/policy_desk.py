@@ -88,6 +88,10 @@ class PolicyDesk:
 
     async def resolve(self, approval_id: str, answer: ApprovalAnswer) -> ApprovalState:
         """Raises RequestError: no such approval, no moment at which it expires, nothing to revoke."""
+        if not approval_id.isprintable():  # no store takes every character
+            raise RequestError(
+                "is no approval's id", field="approval_id", value=approval_id, fix="take one of GET /v1/approvals"
+            )
         now = self._clock.now_us()
         try:
             done = await asyncio.to_thread(

@@ -49,7 +49,9 @@ def test_approvals_are_asked_answered_and_end(http: TestClient, store: Store) ->
     path = f"/v1/approvals/{asked['approval_id']}"
     for wrong in ({"status": "approved"}, {"status": "approved", "expires_at": NOW}, {"status": "perhaps"}):
         assert http.post(path, json={**wrong, **SAID}, headers=TOKEN).status_code == 422
-    assert http.post("/v1/approvals/apr-0", json={"status": "refused", **SAID}, headers=TOKEN).status_code == 422
+    for unknown in ("apr-0", "apr-%00", "%E2%80%AE"):
+        refused = http.post(f"/v1/approvals/{unknown}", json={"status": "refused", **SAID}, headers=TOKEN)
+        assert (refused.status_code, refused.json()["field"]) == (422, "approval_id")
     done = http.post(path, json={"status": "approved", "expires_at": NOW + 5, **SAID}, headers=TOKEN).json()
     assert (done["status"], done["decided_by"], done["expires_at"]) == ("approved", "ann", NOW + 5)
     assert read_controls(store, now=NOW).approved(NOW) == {("new_action", "letter")}
