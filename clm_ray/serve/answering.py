@@ -184,6 +184,10 @@ class Answering:
         if trouble:
             late.set()  # the thread may go on: what the answer calls not logged must not be logged after all
         for draft in drafts:
-            if lost is None or (draft.ask.claim and draft.ask.claim.key in lost):
+            if (
+                lost is None
+                or draft.decision_id in lost.decisions
+                or (draft.ask.claim and draft.ask.claim.key in lost.keys)
+            ):
                 draft.decision_id, draft.kept = None, None
                 draft.degraded.append("slate_not_logged")

@@ -181,6 +181,14 @@ class RetentionDecision:
 
 
 @dataclass(frozen=True)
+class NotLogged:
+    """Of what was to be logged, what was not: keys whose claim was lost, and the decision_ids of slates that are not there."""
+
+    keys: frozenset[str] = frozenset()
+    decisions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class ServedSlate:
     """One answer of the endpoint: what was shown to whom, under which decision_id.
 

@@ -34,6 +34,7 @@ from clm_ray.store.migrate import ensure_tables
 from clm_ray.store.records import (
     Budget,
     HistoryMark,
+    NotLogged,
     Override,
     Reservation,
     RetentionDecision,
@@ -199,14 +200,13 @@ class Store:
 
     def log_slates(
         self, slates: Sequence[ServedSlate], *, kept: Sequence[Kept] = (), cancelled: Event | None = None
-    ) -> set[str]:
+    ) -> NotLogged:
         """Log answers of the endpoint, and keep those that were claimed; a decision_id that is there already stays as it is.
 
-        Returns the keys whose claim was lost: neither their answer nor its slate is kept. That goes for a slate of the time before its user was
-        erased too. Where `cancelled` is set before the transaction commits, nothing is and StoreError is raised: the caller has given up.
+        Of a claim that was lost neither the answer nor its slate is kept. That goes for a slate of the time before its user was erased too. Where `cancelled` is set before the transaction commits, nothing is and StoreError is raised: the caller has given up.
         """
 
-        def work(connection: Connection, _audited: list[AuditEntry]) -> set[str]:
+        def work(connection: Connection, _audited: list[AuditEntry]) -> NotLogged:
             erased = standing(connection, (slate.user_id for slate in slates))
             buried = {slate.decision_id for slate in slates if slate.time < erased.get(slate.user_id, slate.time)}
             lost = answers.keep(connection, [one for one in kept if one.decision_id not in buried])
@@ -214,7 +214,7 @@ class Store:
             dropped = buried | {one.decision_id for one in kept if one.key in lost}
             left = [slate for slate in slates if slate.decision_id not in dropped]
             decisions.log_slates(connection, decisions.without_gone(connection, left, erased=erased))
-            return lost
+            return NotLogged(frozenset(lost), frozenset(one for one in dropped if one is not None))
 
         return self.write(work, cancelled=cancelled)
 

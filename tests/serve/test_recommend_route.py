@@ -309,6 +309,21 @@ def test_a_store_that_refuses_the_slate_costs_the_decision_id_and_not_the_answer
     assert (answer.decision_id, answer.degraded) == (None, ["slate_not_logged"])
 
 
+def test_who_is_erased_while_being_answered_gets_no_decision_id(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = store.log_slates
+
+    def erased_before(slates: Sequence[ServedSlate], **more: Any) -> Any:
+        store.erase([slate.user_id for slate in slates], at=NOW + 1)
+        return log(slates, **more)
+
+    monkeypatch.setattr(store, "log_slates", erased_before)
+    answer = ask(http)
+    assert (answer.decision_id, answer.degraded) == (None, ["slate_not_logged"])
+    assert items(answer) == ["i1", "i2", "i3"]
+
+
 def test_a_slate_that_was_called_not_logged_is_not_logged_later(
     served: ServedCatalogue, store: Store, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from clm_ray.store.export import START
 from clm_ray.store.history import empty_history, merge
 from clm_ray.store.ledger import MICROS
 from clm_ray.store.records import (
+    NotLogged,
     Override,
     Reservation,
     RetentionDecision,
@@ -165,7 +166,7 @@ def test_a_slate_of_the_time_before_is_not_logged_and_costs_nobody_else(store: S
     assert [one.status for one in store.claim_answers(claims, now=100)] == ["mine", "mine"]
     slates = [slate(user, time=99, action_id=action_id) for user, action_id in booked.items()]
     kept = [Kept(f"key-{u}", u, f"an answer to {u}", f"{u}-99") for u in booked]
-    assert store.log_slates(slates, kept=kept) == {"key-ann"}
+    assert store.log_slates(slates, kept=kept) == NotLogged(frozenset({"key-ann"}), frozenset({"ann-99"}))
     assert store.slates_of(["ann-99", "bob-99"]) == {"bob-99": slates[1]}
     later = [replace(claim, token="later") for claim in claims]
     assert [one.answer for one in store.claim_answers(later, now=100)] == [None, "an answer to bob"]
@@ -175,7 +176,7 @@ def test_a_slate_of_the_time_since_does_not_speak_of_a_decision_that_is_gone(sto
     booked = {made.user_id: made.action_id for made in store.book([decision(user_id=u) for u in ("ann", "bob")])}
     store.erase(["ann"], at=100)
     slates = [slate(user, time=100, action_id=action_id) for user, action_id in booked.items()]
-    assert store.log_slates(slates) == set()
+    assert store.log_slates(slates) == NotLogged()
     assert store.slates_of(["ann-100", "bob-100"]) == {
         "ann-100": replace(slates[0], action_id=None),
         "bob-100": slates[1],
@@ -288,7 +289,7 @@ def test_a_slate_that_comes_in_during_an_erasure_does_not_break_it(
     with open_store(store_url, create=False) as other:
         with meanwhile("DELETE FROM retention_decisions", lambda: other.log_slates([late])) as logged:
             store.erase(["ann"], at=100)
-        assert logged.result() == set()
+        assert logged.result() == NotLogged(decisions=frozenset({late.decision_id} if time < 100 else ()))
     found = {} if time < 100 else {late.decision_id: replace(late, action_id=None)}
     assert store.slates_of([late.decision_id]) == found
 

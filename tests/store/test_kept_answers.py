@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from clm_ray.store.answers import Claim, Kept
-from clm_ray.store.records import ServedSlate
+from clm_ray.store.records import NotLogged, ServedSlate
 from clm_ray.store.store import Store, open_store
 
 NOW = 1_000
@@ -34,7 +34,7 @@ def test_one_caller_answers_and_the_others_get_what_was_answered(store: Store) -
         found = list(pool.map(lambda n: status(store, claim(f"t{n}")), range(8)))
     assert sorted(found) == ["busy"] * 7 + ["mine"]
     winner = f"t{found.index('mine')}"
-    assert store.log_slates([slate("d1")], kept=[Kept("k", winner, "the answer", "d1")]) == set()
+    assert store.log_slates([slate("d1")], kept=[Kept("k", winner, "the answer", "d1")]) == NotLogged()
     (again,) = store.claim_answers([claim("later")], now=NOW)
     assert (again.status, again.answer) == ("kept", "the answer")
     assert status(store, claim("t", body="another")) == "other"
@@ -45,9 +45,11 @@ def test_a_claim_whose_holder_died_is_taken_over_and_the_dead_one_logs_nothing(s
     assert status(store, claim("first")) == "mine"
     assert status(store, claim("second", until=NOW + 50), now=NOW + 9) == "busy"
     assert status(store, claim("second", until=NOW + 50), now=NOW + 10) == "mine"
-    assert store.log_slates([slate("d1"), slate("d2")], kept=[Kept("k", "first", "late", "d1")]) == {"k"}
+    assert store.log_slates([slate("d1"), slate("d2")], kept=[Kept("k", "first", "late", "d1")]) == NotLogged(
+        frozenset({"k"}), frozenset({"d1"})
+    )
     assert set(store.slates_of(["d1", "d2"])) == {"d2"}, "a slate of somebody else in the batch is logged"
-    assert store.log_slates([slate("d3")], kept=[Kept("k", "second", "in time", "d3")]) == set()
+    assert store.log_slates([slate("d3")], kept=[Kept("k", "second", "in time", "d3")]) == NotLogged()
 
 
 def test_a_request_that_came_to_nothing_gives_its_key_back(store: Store) -> None:
