@@ -71,7 +71,7 @@ def training_ratings(dataset: Path, *, user_share: float = 1.0) -> Ratings:
             "nothing to factorise: no training target has a rating",
             field="model.factors",
             value=str(dataset),
-            fix="leave it out, or give an event type of the recipe `value: rating` and positive_from",
+            fix="leave it out, or give an event type `value: rating` and positive_from, with impressions.negatives: explicit",
         )
     code = pc.dictionary_encode(pa.concat_arrays(users)).indices.to_numpy().astype(np.int64)
     rated, user_N = np.unique(np.repeat(code, np.concatenate(counts)), return_inverse=True)
