@@ -46,7 +46,7 @@ def stable_hash64(strings: Strings) -> NDArray[np.uint64]:
 
 
 def hash_of(string: str) -> int:
-    """`stable_hash64` of one string, for seeds."""
+    """`stable_hash64` of one string: for seeds, and for the bucket of one user."""
     return int.from_bytes(_digest(string.encode())[:8], "little")
 
 

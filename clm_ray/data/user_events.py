@@ -39,16 +39,34 @@ def history_of_all(events: pa.Table, vocabulary: EventVocabulary) -> History:
     return History(items, codes, values, times)
 
 
+HISTORY = ["user_id", "item", "event_type", "timestamp", "value"]
+"""Columns that `histories_of` reads."""
+
+
 def users_of(events: pa.Table, source: FeatureSource) -> Iterator[UserEvents]:
     """One UserEvents per user of a table sorted by user, time, event id."""
     if not events.num_rows:
         return
-    users, history = encoded(events.column("user_id")), history_of_all(events, source.vocabulary)
+    history = history_of_all(events, source.vocabulary)
     slots = map_value(events.column("context"), "slot")
     decisions = events.column("decision_id").to_numpy(zero_copy_only=False)
+    for user_id, start, stop in _users(events):
+        cut = slice(start, stop)
+        yield UserEvents(user_id, history.slice(start, stop), slots[cut], decisions[cut])
+
+
+def histories_of(events: pa.Table, vocabulary: EventVocabulary) -> dict[str, History]:
+    """The history of each user of a table sorted by user, time, event id."""
+    if not events.num_rows:
+        return {}
+    history = history_of_all(events, vocabulary)
+    return {user_id: history.slice(start, stop) for user_id, start, stop in _users(events)}
+
+
+def _users(events: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """(user, first row, row after the last) of a table that is not empty."""
+    users = encoded(events.column("user_id"))
     user = users.indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(user)], strict=True):
-        cut = slice(start, stop)
-        user_id = users.dictionary[int(user[start])].as_py()
-        yield UserEvents(user_id, history.slice(start, stop), slots[cut], decisions[cut])
+    names = users.dictionary.take(pa.array(user[starts])).to_pylist()
+    yield from zip(names, starts.tolist(), [*starts[1:].tolist(), len(user)], strict=True)

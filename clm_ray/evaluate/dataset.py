@@ -23,6 +23,7 @@ from clm_ray.data.build import catalogue_of, statistics_of
 from clm_ray.data.columns import ragged
 from clm_ray.data.manifest import read_manifest
 from clm_ray.data.neighbours import neighbours_of
+from clm_ray.data.user_events import HISTORY, histories_of
 from clm_ray.features.catalogue import Catalogue
 from clm_ray.features.events import EventVocabulary
 from clm_ray.features.history import EMPTY, History
@@ -239,15 +240,7 @@ class Dataset:
 
     def histories(self, bucket: int) -> dict[str, History]:
         """The whole history of each user of a bucket."""
-        table = self._part("events", bucket, columns=["user_id", "item", "event_type", "timestamp", "value"])
-        code_N = pc.index_in(table.column("event_type"), value_set=pa.array(self.vocabulary.names)).to_numpy()
-        whole = History(
-            table.column("item").to_numpy().astype(np.int32),
-            code_N.astype(np.int16),
-            table.column("value").to_numpy(zero_copy_only=False).astype(np.float32),
-            table.column("timestamp").cast(pa.int64()).to_numpy(),
-        )
-        return {user: whole.slice(rows[0], rows[-1] + 1) for user, rows in _rows_by_user(table).items()}
+        return histories_of(self._part("events", bucket, columns=HISTORY), self.vocabulary)
 
     def _part(self, name: str, bucket: int, *, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(self.folder / name / part(bucket), columns=columns)

@@ -47,8 +47,8 @@ class History:
         cut = slice(start, stop)
         return History(self.item_N[cut], self.event_N[cut], self.value_N[cut], self.time_N[cut])
 
-    def select(self, keep_N: NDArray[np.bool_] | NDArray[np.intp]) -> History:
-        """The events where `keep_N` is true, or at its positions."""
+    def select(self, keep_N: NDArray[np.bool_]) -> History:
+        """The events where `keep_N` is true."""
         return History(self.item_N[keep_N], self.event_N[keep_N], self.value_N[keep_N], self.time_N[keep_N])
 
     def of_first(self, items: int) -> History:

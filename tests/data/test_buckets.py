@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clm_ray.data.buckets import bucket_of, stable_hash64
+from clm_ray.data.buckets import bucket_of, hash_of, stable_hash64
 
 
 def test_hashes_are_the_ones_that_old_datasets_were_written_with():
@@ -19,6 +19,7 @@ def test_hashes_are_the_ones_that_old_datasets_were_written_with():
         13883088820621851618,
     ]
     assert bucket_of(["", "5", "käse"], 16).tolist() == [10, 1, 2]
+    assert [hash_of(text) % 16 for text in ("", "5", "käse")] == [10, 1, 2]
 
 
 def test_another_process_with_another_salt_agrees():
