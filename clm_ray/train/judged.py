@@ -64,10 +64,11 @@ def judged_calibrations(recipe: Recipe) -> tuple[Calibration, RetentionCalibrati
             fix="give the run that was judged with this recipe, but for split.refit",
         )
     found = files.description()
+    clicks = found.calibration if train.calibration != "none" else IDENTITY
     return (
-        found.calibration if train.calibration != "none" else IDENTITY,
+        clicks,
         found.retention if train.retention_calibration != "none" else UNCALIBRATED,
-        found.stacking,
+        found.stacking if clicks == found.calibration else ALONE,  # fitted on what the calibration gives
     )
 
 
@@ -78,6 +79,7 @@ def missing_calibration(recipe: Recipe) -> str | None:
     if recipe.retention.enabled:
         asked["train.retention_calibration"] = train.retention_calibration
     wanted = [f"{key}={kind}" for key, kind in asked.items() if kind != "none"]
+    wanted += ["model.factors"] if recipe.model.factors is not None else []  # whose weights are fitted on it too
     if not recipe.split.refit or train.calibration_from is not None or not wanted:
         return None
     return (

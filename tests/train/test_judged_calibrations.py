@@ -12,13 +12,14 @@ from gloo_world import Ended, World
 from small_dataset import write_dataset
 from small_shop import make_shop
 
+from clm_ray.config.model import FactorsConfig
 from clm_ray.config.recipe import Recipe, recipe_from
 from clm_ray.config.workspace import Workspace
 from clm_ray.errors import ConfigError
 from clm_ray.model.calibration import IDENTITY, Calibration
 from clm_ray.model.files import DESCRIPTION, Description, ModelFolder
 from clm_ray.model.retention_calibration import UNCALIBRATED, RetentionCalibration
-from clm_ray.model.stacking import Stacking
+from clm_ray.model.stacking import ALONE, Stacking
 from clm_ray.train.judged import judged_calibrations, missing_calibration, with_judged_model
 
 pytestmark = pytest.mark.slow
@@ -87,11 +88,18 @@ def test_nothing_is_missing_where_nothing_is_asked_for(recipe_of: RecipeOf) -> N
     said = missing_calibration(refit(recipe_of(), calibration="none"))
     assert said is not None
     assert "for train.retention_calibration=platt." in said
+    rated = refit(recipe_of(), calibration="none", retention_calibration="none")
+    rated = rated.model_copy(update={"model": rated.model.model_copy(update={"factors": FactorsConfig()})})
+    said = missing_calibration(rated)
+    assert said is not None
+    assert "for model.factors." in said
 
 
 def test_a_calibration_that_is_not_asked_for_is_not_taken(recipe_of: RecipeOf, judged: Path) -> None:
     one = refit(recipe_of(), calibration_from=str(judged), calibration="none")
-    assert judged_calibrations(one) == (IDENTITY, RETURNS, STACKED)
+    assert judged_calibrations(one) == (IDENTITY, RETURNS, ALONE), (
+        "weights of calibrated logits mean nothing for others"
+    )
     other = refit(recipe_of(), calibration_from=str(judged), retention_calibration="none")
     assert judged_calibrations(other) == (CLICKS, UNCALIBRATED, STACKED)
 
