@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
+from scipy.special import expit
 from torch import Tensor
 
 from clm_ray.metrics.click import log_loss
-from clm_ray.model.logistic import fitted, sigmoid
+from clm_ray.model.logistic import fitted
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Calibration:
             return IDENTITY
         fit = _platt if kind == "platt" else _isotonic
         found = fit(logit_N, label_N, weight_N=weight_N, offset_N=offset_N)
-        before = log_loss(label_N, probability=sigmoid(logit_N + offset_N), weight=weight_N)
+        before = log_loss(label_N, probability=expit(logit_N + offset_N), weight=weight_N)
         calibrated_N = found.apply(torch.from_numpy(logit_N)).numpy()
-        after = log_loss(label_N, probability=sigmoid(calibrated_N + offset_N), weight=weight_N)
+        after = log_loss(label_N, probability=expit(calibrated_N + offset_N), weight=weight_N)
         return found if found.slope > 0 and after < before else IDENTITY
 
     def apply(self, logit: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 _STEPS = 50
 _RIDGE = 1e-3
@@ -25,7 +26,7 @@ def fitted(design_NP: Floats, label_N: Floats, *, start: Floats, weight_N: Float
         return likelihood + 0.5 * _RIDGE * float(((at - start) ** 2).sum())
 
     for _ in range(_STEPS):
-        p = sigmoid(design_NP @ parameters + offset_N)
+        p = expit(design_NP @ parameters + offset_N)
         gradient = design_NP.T @ (weight_N * (p - label_N)) + _RIDGE * (parameters - start)
         curvature = (design_NP * (weight_N * p * (1 - p))[:, None]).T @ design_NP + _RIDGE * np.eye(len(start))
         step = np.linalg.solve(curvature, gradient)
@@ -37,8 +38,3 @@ def fitted(design_NP: Floats, label_N: Floats, *, start: Floats, weight_N: Float
         if np.abs(step).max() < 1e-9:
             break
     return parameters
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + e^-x), without overflow."""
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -60, 60)))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from clm_ray.metrics.click import log_loss
-from clm_ray.model.logistic import Floats, fitted, sigmoid
+from clm_ray.model.logistic import Floats, fitted
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Stacking:
         if weights[0] < 0:
             said = fitted(design[:, 1:], label, start=start[1:], weight_N=weight, offset_N=offset)
             weights = np.concatenate([[0.0], said])
-        before = log_loss(label, probability=sigmoid(logit + offset), weight=weight)
-        after = log_loss(label, probability=sigmoid(design @ weights + offset), weight=weight)
+        before = log_loss(label, probability=expit(logit + offset), weight=weight)
+        after = log_loss(label, probability=expit(design @ weights + offset), weight=weight)
         own, other, intercept = weights.tolist()
         return Stacking(own, other, intercept, rows=len(label)) if other > 0 and after < before else ALONE
 

@@ -65,15 +65,14 @@ def validate(
     last = maker.recipe.retention.bin_ends.index(max(maker.recipe.retention.report_days))
     for step, batch_windows in windows.batches(size, seed=0, epoch=0, shuffle=False):
         batch = maker.make(batch_windows, rank=rank, world=world, step=step, epoch=0, train=False).to(device)
+        own = batch_windows.share(rank, world)
         item_UD, token_BTD, state_BTD = model.encode(batch)
         logit = model.click_logits(batch, item_UD, token_BTD, state_BTD)
         keep = batch.click.weight_BQ > 0
         columns = (logit, batch.click.label_BQ, batch.click.weight_BQ, batch.click.offset_BQ)
         found = torch.stack([c[keep] for c in columns], dim=1).double().cpu().numpy()
-        click.append(np.column_stack([found, _expected(ratings, batch_windows.share(rank, world))]))
-        hazards.append(
-            _hazards(model.hazard_logits(batch, state_BTD), batch, stages.at(batch_windows.share(rank, world)))
-        )
+        click.append(np.column_stack([found, _expected(ratings, own)]))
+        hazards.append(_hazards(model.hazard_logits(batch, state_BTD), batch, stages.at(own)))
         further.add(batch, item_UD, token_BTD, state_BTD, logit)
     model.train()
     clicks = _everyone(np.concatenate(click), world)
