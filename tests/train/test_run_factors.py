@@ -103,7 +103,7 @@ def test_what_was_fitted_is_not_fitted_again(recipe_of: RecipeOf, rated_data: Pa
 
 
 def _planted(data: Path) -> Factors:
-    """Items that fill the catalogue, of which each user likes what the first sample says, whatever they rate: the prior is sure."""
+    """One sample: random vectors and biases of every item of the catalogue but the unknown one."""
     rng = np.random.default_rng(0)
     items = pq.read_table(data / "items.parquet").num_rows
     vectors = np.column_stack([rng.normal(0, 1, (items, 3)), np.ones(items), rng.normal(0, 1, items)])
@@ -157,7 +157,7 @@ def test_a_run_stacks_and_its_model_answers_with_both(
     (run / FOLDER).mkdir(parents=True)
     recipe = _rated(recipe_of(epochs=1))
     # Vectors that know: an item's bias is how often it is liked in validation, which no past says.
-    liked = {}
+    liked: dict[int, list[float]] = {}
     for (_, item), labels in _targets(rated_data, VALID).items():
         liked.setdefault(item, []).extend(labels)
     planted = _planted(rated_data)
