@@ -35,7 +35,11 @@ class ItemIndex:
 
     @staticmethod
     def build(item_ID: NDArray[np.float32], path: Path) -> None:
-        """Write the index of all rows but the first. Raises ReleaseError where usearch is not installed."""
+        """Write the index of all rows but the first: equal vectors, equal file. Raises ReleaseError where usearch is not installed.
+
+        One thread builds it. Several would insert in an order that hangs on timing: another graph, and another release, each time, and on few
+        vectors a worse one.
+        """
         found = _usearch().Index(
             ndim=item_ID.shape[1] + 1,
             metric="l2sq",
@@ -45,7 +49,7 @@ class ItemIndex:
         )
         square_I = (item_ID[1:] ** 2).sum(1, keepdims=True)
         longer = np.concatenate([item_ID[1:], np.sqrt(square_I.max(initial=0.0) - square_I)], axis=1)
-        found.add(np.arange(1, len(item_ID)), longer.astype(np.float32))
+        found.add(np.arange(1, len(item_ID)), longer.astype(np.float32), threads=1)
         found.save(str(path))
 
     @staticmethod

@@ -39,6 +39,12 @@ def test_nearly_all_of_the_best_are_found_and_never_the_unknown_item(vectors: np
         assert (np.diff(score[found[b]]) <= 1e-4).all(), "best first"
 
 
+def test_equal_vectors_give_an_equal_file(vectors: np.ndarray, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        ItemIndex.build(vectors, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
 def test_a_narrow_filter_is_left_to_an_exact_search(vectors: np.ndarray, index: ItemIndex) -> None:
     query = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
     narrow, wide = np.zeros(len(vectors), bool), np.ones(len(vectors), bool)
